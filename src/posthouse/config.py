@@ -1,0 +1,162 @@
+"""TOML to settings. Unknown keys, wrong types and contradictions are errors that name the key, the line and the remedy.
+
+Rooms never import this; `serve.wiring` turns a Config into their values.
+"""
+
+import enum
+from pathlib import Path
+
+import msgspec
+
+
+class ListenerRole(enum.StrEnum):
+    """`role` of a [[listener]]."""
+
+    RELAY = "relay"
+    SUBMISSION = "submission"
+
+
+class LineEndings(enum.StrEnum):
+    """`line_endings` of a [[listener]]: refuse bare CR and LF, or turn them into CRLF for broken devices."""
+
+    STRICT = "strict"
+    NORMALIZE = "normalize"
+
+
+class ProxyUse(enum.StrEnum):
+    """`proxy` of a [[listener]]: no PROXY header is understood, or none means no session."""
+
+    OFF = "off"
+    REQUIRED = "required"
+
+
+class TlsSettings(msgspec.Struct, frozen=True):
+    """`tls` of a [[listener]]; paths are absolute by now."""
+
+    certificate: Path
+    key: Path
+    implicit: bool = False
+
+
+class ListenerSettings(msgspec.Struct, frozen=True):
+    """One [[listener]]."""
+
+    host: str
+    port: int
+    role: ListenerRole = ListenerRole.RELAY
+    tls: TlsSettings | None = None
+    proxy: ProxyUse = ProxyUse.OFF
+    proxies: tuple[str, ...] = ()
+    line_endings: LineEndings = LineEndings.STRICT
+
+
+class RelaySettings(msgspec.Struct, frozen=True):
+    """[relay]. Domains are A-labels in lower case; `recipients` holds the addresses of the file, None when no list is set."""
+
+    local_domains: tuple[str, ...] = ()
+    relay_domains: tuple[str, ...] = ()
+    trusted_networks: tuple[str, ...] = ("127.0.0.1", "::1")
+    gateways_as_strangers: tuple[str, ...] = ()
+    gateways_trusted: tuple[str, ...] = ()
+    recipients: Path | None = None
+
+
+class LoginSettings(msgspec.Struct, frozen=True):
+    """`login` of a [[route]]: what we say to the smart host."""
+
+    user: str
+    password_file: Path
+
+
+class RouteSettings(msgspec.Struct, frozen=True):
+    """One [[route]]. `to` is tried in order; `reverse_path` rewrites the envelope's ("" leaves it)."""
+
+    domain: tuple[str, ...]
+    to: tuple[str, ...]
+    login: LoginSettings | None = None
+    tls: str = "opportunistic"  # opportunistic | required | verified | never
+    source_address: str = ""
+    hello_name: str = ""
+    reverse_path: str = ""
+    allow_networks: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    concurrency: int = 20
+
+
+class LimitSettings(msgspec.Struct, frozen=True):
+    """[limits]. Sizes are octets, times seconds."""
+
+    message_size: int = 50_000_000
+    header_size: int = 256 * 1024
+    recipients_stranger: int = 100
+    recipients_trusted: int = 1000
+    hops: int = 50
+    connections: int = 10_000
+    connections_per_client: int = 50
+    session_messages: int = 1000
+    errors_slow: int = 5
+    errors_close: int = 10
+    command_timeout: float = 300.0
+    content_timeout: float = 600.0
+    minimum_rate: int = 500
+    free_space: int = 1_000_000_000
+
+
+class RetrySettings(msgspec.Struct, frozen=True):
+    """[retry]. Seconds."""
+
+    first: float = 300.0
+    longest: float = 4 * 3600.0
+    factor: float = 1.7
+    give_up: float = 5 * 86400.0
+    delay_notice: float = 4 * 3600.0
+
+
+class ResolverSettings(msgspec.Struct, frozen=True):
+    """[resolver]. Empty `servers`: the system's."""
+
+    servers: tuple[tuple[str, int], ...] = ()
+    timeout: float = 5.0
+
+
+class HistorySettings(msgspec.Struct, frozen=True):
+    """[history]: how long `why` and `usage` remember, and how much disk that may take."""
+
+    days: int = 14
+    size: int = 2_000_000_000
+
+
+class LogSettings(msgspec.Struct, frozen=True):
+    """[log]. `format` is auto (readable on a terminal, JSON otherwise), text or json."""
+
+    format: str = "auto"
+    level: str = "info"
+
+
+class MetricsSettings(msgspec.Struct, frozen=True):
+    """[metrics]. port 0: no endpoint."""
+
+    host: str = ""
+    port: int = 0
+
+
+class Config(msgspec.Struct, frozen=True):
+    """A whole configuration, checked. `source` is the file, None for the embedded default."""
+
+    hostname: str
+    data_dir: Path
+    workers: int
+    source: Path | None = None
+    postmaster: str = ""
+    listeners: tuple[ListenerSettings, ...] = ()
+    relay: RelaySettings = RelaySettings()
+    aliases: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    routes: tuple[RouteSettings, ...] = ()
+    limits: LimitSettings = LimitSettings()
+    retry: RetrySettings = RetrySettings()
+    resolver: ResolverSettings = ResolverSettings()
+    history: HistorySettings = HistorySettings()
+    log: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    accounts: Path | None = None
+    user: str = ""

@@ -1,0 +1,1 @@
+"""What the program tells: structured logs and metrics. Imports nothing of ours."""

@@ -1,0 +1,144 @@
+"""The durable queue's interface and its named errors. Acknowledged means on disk.
+
+One contract suite (tests/spool/) holds for every implementation.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from posthouse.mail.envelope import Envelope
+from posthouse.mail.message import Content, Message
+from posthouse.mail.outcome import Outcome
+from posthouse.smtp.event import DotForm
+
+
+class SpoolError(Exception):
+    """The spool cannot do what was asked; the sentence says what to do."""
+
+
+class SpoolFull(SpoolError):
+    """Too little free space (octets or inodes): answer 452 4.3.1 and accept again when there is room."""
+
+
+class SpoolBroken(SpoolError):
+    """A write or sync failed: nothing may be acknowledged any more, the server stops (451 4.3.0), no sync is tried again."""
+
+
+class SpoolLocked(SpoolError):
+    """Another process holds the shard; the message names its pid."""
+
+
+class SpoolForeign(SpoolError):
+    """The directory belongs to another user, or its schema is newer than this program."""
+
+
+class ContentMissing(SpoolError):
+    """The content of a message can't be read or is not what was written: set aside and report it."""
+
+
+class Durable(Protocol):
+    """Called once in the event loop's thread: with None when the message is on disk, else with why it isn't."""
+
+    def __call__(self, error: SpoolError | None, /) -> None:
+        """Takes the end of one accept."""
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """One recipient that waits, as the scheduler sees it. Times are milliseconds since 1970.
+
+    `destination` is the key under which it waits: the forward-path's domain, or a next hop's URL when rerouted.
+    `notices` counts delay notices already sent.
+    """
+
+    queue_id: int
+    index: int
+    destination: str
+    attempts: int
+    next_at: int
+    arrived_at: int
+    notices: int = 0
+
+
+class Retry(msgspec.Struct, frozen=True):
+    """Keep the recipient and try again at `next_at` (milliseconds since 1970)."""
+
+    next_at: int
+    notices: int = 0
+
+
+class Done(msgspec.Struct, frozen=True):
+    """The recipient is settled (relayed, delivered, failed): it leaves the queue and stays in the history."""
+
+
+class Fate(msgspec.Struct, frozen=True):
+    """What to record of one recipient after an attempt."""
+
+    queue_id: int
+    index: int
+    outcome: Outcome
+    then: Retry | Done
+    attempts: int
+    ended_at: int
+
+
+class ContentSink(Protocol):
+    """A large content on its way to disk, piece by piece, so that memory stays bounded."""
+
+    def write(self, data: bytes) -> None:
+        """Takes some octets; buffered, written off the event loop. SpoolFull or SpoolBroken may come from here or from finish."""
+
+    @property
+    def is_congested(self) -> bool:
+        """More waits to be written than is healthy: stop reading the client until `drained`."""
+
+    async def drained(self) -> None:
+        """Returns when writing may go on."""
+
+    async def finish(self, dots: DotForm, is_8bit: bool) -> Content:
+        """All octets are written and synced; the Content to hand to accept."""
+
+    def abandon(self) -> None:
+        """The client went away or was refused: the file goes."""
+
+
+class Spool(Protocol):
+    """The queue of one shard."""
+
+    def new_queue_id(self) -> int:
+        """An id that no message of any shard has."""
+
+    def room_for(self, size_bytes: int) -> SpoolError | None:
+        """None when a message of that size may be taken now, else why not. No I/O: looks at the last free-space reading."""
+
+    def open_sink(self, queue_id: int) -> ContentSink:
+        """A place for a content too large to be held in memory."""
+
+    def accept(self, envelope: Envelope, message: Message, durable: Durable) -> None:
+        """Stores a message with each recipient's grant. `durable` is called after the sync. TypeError for a recipient without a Grant.
+
+        The next_at of each recipient is its arrival: the caller may deliver from memory at once, or leave it to `due`.
+        """
+
+    def record(self, fates: Sequence[Fate]) -> None:
+        """Notes outcomes; on disk within 100 ms, with the next commit. A settled recipient leaves, with the last one the message."""
+
+    def destinations(self) -> list[tuple[str, int, int]]:
+        """(destination, earliest next_at, how many wait) of all that is queued and not held; read at start."""
+
+    def due(self, destination: str, now: int, limit: int, after: tuple[int, int, int] = (0, 0, 0)) -> list[Waiting]:
+        """What waits under `destination` with next_at <= now, oldest first, beyond the position (next_at, queue_id, index)."""
+
+    def load(self, queue_id: int) -> tuple[Envelope, Message]:
+        """A stored message; KeyError when it is gone, ContentMissing when damaged. Settled recipients keep their index."""
+
+    def flush(self) -> None:
+        """Blocks until everything recorded so far is on disk (at shutdown)."""
+
+    def close(self) -> None:
+        """Ends the commit thread and gives up the lock."""
+
+
+Clock = Callable[[], int]
+"""Milliseconds since 1970."""
