@@ -1,0 +1,111 @@
+"""Sets of IP networks, and how addresses are made comparable.
+
+A client's address is an IPv4Address even when it came in over IPv6 as ::ffff:192.0.2.1 (RFC 4291 2.5.5.2), so that one
+rule holds for both and no second spelling slips past it.
+"""
+
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+_MEMO_LIMIT = 16_384  # addresses a family; a flood of strangers must not fill the memory
+_MAPPED = IPv6Network("::ffff:0:0/96")
+
+
+class NetworkError(ValueError):
+    """The text is not an address or network; the message is a sentence with the remedy."""
+
+
+def normalise_address(address: Address) -> Address:
+    """The address in its one form: IPv4-mapped IPv6 turned into IPv4, the scope of a link-local address dropped."""
+    if isinstance(address, IPv4Address):
+        return address
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return IPv6Address(int(address)) if address.scope_id else address
+
+
+def parse_address(text: str) -> Address:
+    """An address from its text, brackets allowed. NetworkError when it is none."""
+    try:
+        return normalise_address(ip_address(text.strip().removeprefix("[").removesuffix("]")))
+    except ValueError:
+        raise NetworkError(f'"{text}" is not an IP address; write 192.0.2.1 or 2001:db8::1') from None
+
+
+def parse_network(text: str) -> Network:
+    """A network from "192.0.2.0/24", "2001:db8::/32" or a single address. NetworkError, also when host bits are set."""
+    bare = text.strip().replace("[", "").replace("]", "")
+    try:
+        network = ip_network(bare)
+    except ValueError:
+        raise NetworkError(_why_not(text, bare)) from None
+    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
+        return IPv4Network((int(network.network_address) & 0xFFFFFFFF, network.prefixlen - 96))
+    return network
+
+
+def _why_not(text: str, bare: str) -> str:
+    try:
+        meant = ip_network(bare, strict=False)
+    except ValueError:
+        return f'"{text}" is not a network; write 192.0.2.0/24, 2001:db8::/32 or a single address'
+    single = bare.partition("/")[0]
+    return f'"{text}" names an address and a wider network at once; write {meant} for the network, {single} for the one address'
+
+
+class NetworkSet:
+    """Networks of both families with fast membership: a memo an address, else one dictionary access a prefix length."""
+
+    __slots__ = ("_families", "_memos", "networks")
+
+    def __init__(self, networks: Iterable[Network]) -> None:
+        self.networks = tuple(sorted(set(networks), key=lambda net: (net.version, net.network_address, net.prefixlen)))
+        self._families = (_by_mask(self.networks, 4, 32), _by_mask(self.networks, 6, 128))
+        self._memos: tuple[dict[int, Network | None], dict[int, Network | None]] = ({}, {})
+
+    @classmethod
+    def parse(cls, texts: Iterable[str]) -> "NetworkSet":
+        """The set from the networks' texts. NetworkError for the first that is none."""
+        return cls(parse_network(text) for text in texts)
+
+    def match(self, address: Address) -> Network | None:
+        """The narrowest network that holds the address, None when none does."""
+        family = 0
+        if isinstance(address, IPv6Address):
+            address = normalise_address(address)
+            family = isinstance(address, IPv6Address)
+        number = int(address)
+        memo = self._memos[family]
+        if number in memo:
+            return memo[number]
+        found = None
+        for mask, networks in self._families[family]:
+            found = networks.get(number & mask)
+            if found is not None:
+                break
+        if len(memo) >= _MEMO_LIMIT:
+            memo.clear()
+        memo[number] = found
+        return found
+
+    def __contains__(self, address: Address) -> bool:
+        return self.match(address) is not None
+
+    def __len__(self) -> int:
+        return len(self.networks)
+
+    def __repr__(self) -> str:
+        return f"NetworkSet({', '.join(map(str, self.networks))})"
+
+
+def _by_mask(networks: tuple[Network, ...], version: int, bits: int) -> tuple[tuple[int, dict[int, Network]], ...]:
+    """(mask, networks by their first address), the longest prefix first."""
+    masks: dict[int, dict[int, Network]] = {}
+    for network in networks:
+        if network.version == version:
+            mask = (1 << bits) - (1 << (bits - network.prefixlen))
+            masks.setdefault(mask, {})[int(network.network_address)] = network
+    return tuple(sorted(masks.items(), reverse=True))
