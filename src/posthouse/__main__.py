@@ -1,0 +1,5 @@
+"""`python -m posthouse` is the command `posthouse`."""
+
+from posthouse.cli import main
+
+main()

@@ -1,0 +1,72 @@
+"""Where the configuration is, and where the data are when it does not say."""
+
+import os
+import stat
+import tomllib
+from pathlib import Path
+
+from posthouse.config.error import ConfigError
+
+HERE = Path("posthouse.toml")
+SYSTEM = Path("/etc/posthouse/posthouse.toml")
+SYSTEM_DATA_DIR = Path("/var/lib/posthouse")
+LARGEST_FILE = 1_000_000
+"""Octets. A configuration is a page or two; more is a mistake (a log, a mailbox), and is not read into memory."""
+
+
+def find_config(explicit: Path | None) -> Path | None:
+    """The file to read: `explicit`, ./posthouse.toml, /etc/posthouse/posthouse.toml; None for the embedded default.
+
+    ConfigError when a file in the current directory belongs to a stranger: cron and other programs call us in
+    directories such as /tmp, and who plants a file there must not choose our settings.
+    """
+    if explicit is not None:
+        return explicit
+    try:
+        found = HERE.stat()
+    except OSError:
+        return SYSTEM if SYSTEM.exists() else None
+    if found.st_uid not in (0, os.geteuid()) or found.st_mode & stat.S_IWOTH:
+        raise ConfigError(
+            f"{HERE.absolute()} belongs to another user or may be written by anyone, so it is not trusted; "
+            f"name it with --config if you mean it, or change to another directory"
+        )
+    return HERE
+
+
+def read_bounded(path: Path) -> bytes:
+    """The octets of a configuration file. ConfigError when it can't be read or is far too large."""
+    try:
+        with path.open("rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ConfigError(f"{path} is not a file; name a TOML file")
+            octets = file.read(LARGEST_FILE + 1)
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist; `posthouse init` writes one") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); check its path and permissions") from error
+    if len(octets) > LARGEST_FILE:
+        raise ConfigError(f"{path} is larger than {LARGEST_FILE} octets; is it really a configuration file?")
+    return octets
+
+
+def default_data_dir(source: Path | None) -> Path:
+    """`data_dir` when the configuration does not say: the user's state directory; /var/lib/posthouse for a file in /etc."""
+    if source is not None and source.absolute().is_relative_to("/etc"):
+        return SYSTEM_DATA_DIR
+    state = os.environ.get("XDG_STATE_HOME", "")
+    return (Path(state) if state.startswith("/") else Path.home() / ".local" / "state") / "posthouse"
+
+
+def find_data_dir(explicit: Path | None) -> Path:
+    """The data directory alone, cheaply: for `sendmail`, which has no use for the rest and must not stumble over it."""
+    path = find_config(explicit)
+    if path is None:
+        return default_data_dir(None)
+    try:
+        named = tomllib.loads(read_bounded(path).decode()).get("data_dir")
+    except ValueError as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    if not isinstance(named, str):
+        return default_data_dir(path)
+    return path.absolute().parent / named
