@@ -69,7 +69,7 @@ def load_text(toml: str, source: Path) -> Config:
     try:
         parsed = tomllib.loads(toml)
     except tomllib.TOMLDecodeError as error:
-        raise _toml_fault(source, str(error)) from None
+        raise _toml_fault(source, toml, str(error)) from None
     except RecursionError:
         raise ConfigError(f"{source} is nested too deeply") from None
     document = Document(str(source), source.absolute().parent, find_places(toml))
@@ -78,13 +78,13 @@ def load_text(toml: str, source: Path) -> Config:
     return config
 
 
-def _toml_fault(source: Path, words: str) -> ConfigError:
+def _toml_fault(source: Path, toml: str, words: str) -> ConfigError:
     match = _TOML_PLACE.match(words)
-    place = f"{source}:{match[2]}" if match and match[2] else f"{source}"
+    line = match[2] if match and match[2] else len(toml.rstrip().splitlines())
     sentence = match[1] if match else words
     if sentence in ("Cannot overwrite a value", "Cannot mutate immutable namespace") or "twice" in sentence:
         sentence = f"a key or section is given twice ({sentence})"
-    return ConfigError(f"{place}: {sentence}; this is not TOML as it must be")
+    return ConfigError(f"{source}:{line}: {sentence}; this is not TOML as it must be")
 
 
 def _read(document: Document, top: Table, source: Path) -> Config:

@@ -209,6 +209,8 @@ def endpoint(default_port: int | None = None, least_port: int = 1) -> Kind[tuple
 
     def read(value: object) -> tuple[str, int]:
         written = text(value)
+        if default_port is not None and written.count(":") > 1 and not written.startswith("["):
+            return ip_address(written), default_port
         host, port = split_port(written, default_port, least_port)
         if host == "localhost":
             host = "127.0.0.1"
