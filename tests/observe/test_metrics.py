@@ -48,7 +48,10 @@ def test_unknown_metrics_of_an_older_worker_are_dropped() -> None:
 
 def test_gauge_may_be_read_when_it_is_asked_for() -> None:
     metrics.queue_messages.read = lambda: 42
-    assert metrics.snapshot()["posthouse_queue_messages"] == [([], 42)]
+    try:
+        assert metrics.snapshot()["posthouse_queue_messages"] == [([], 42)]
+    finally:
+        metrics.queue_messages.read = None
 
 
 def test_value_on_a_bound_belongs_to_its_bucket() -> None:

@@ -12,6 +12,8 @@ from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from posthouse.observe import log
+
 LabelValues = TypeVar("LabelValues", str, tuple[str, ...])
 
 Snapshot = dict[str, list[tuple[list[str], Any]]]
@@ -130,7 +132,6 @@ class Gauge(Metric):
     def clear(self) -> None:
         """Back to nothing."""
         self.values.clear()
-        self.read = None
 
 
 class Histogram(Metric):
@@ -246,6 +247,7 @@ dns_queries: Counter[str] = Counter(
 log_lines_dropped = Gauge(
     "log_lines_dropped", "Log lines lost because the reader of standard error was too slow or gone."
 )
+log_lines_dropped.read = log.dropped
 relay_enabled = Gauge("relay_enabled", "1, or 0 after `posthouse relay off`.", merge=Merge.MAX)
 workers = Gauge("workers", "Workers running and ready.")
 worker_restarts = Total("worker_restarts", "Workers that ended by themselves and were started again.")

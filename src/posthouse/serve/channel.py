@@ -1,8 +1,8 @@
 """JSON lines between the supervisor and a worker, either side asking and answering, over one socket pair.
 
 A request is `{"id": 7, "verb": "prepare", "arguments": {...}}`; its answer `{"id": 7, "result": {...}}` or
-`{"id": 7, "error": "one sentence"}`. Both sides count their own ids. `ping` is answered here, without the handler: an
-answer proves that the other side's event loop turns. A second socket pair beside it carries listening sockets
+`{"id": 7, "error": "one sentence"}`. Both sides count their own ids. `ping` and `metrics` are answered here, without the
+handler: an answer to `ping` proves that the other side's event loop turns. A second socket pair beside it carries listening sockets
 (SCM_RIGHTS), since a stream reader would drop them: they are sent before the request that speaks of them.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from posthouse.observe import log
+from posthouse.observe import log, metrics
 
 Handler = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 """Answers a request: verb and arguments in, the result out. ChannelRefusal tells the other side a sentence."""
@@ -136,7 +136,7 @@ class Channel:
         verb = document["verb"]
         answer: dict[str, Any] = {"id": document["id"]}
         try:
-            answer["result"] = {} if verb == "ping" else await self._handler(verb, document["arguments"])
+            answer["result"] = await self._result(verb, document["arguments"])
         except ChannelRefusal as refusal:
             answer["error"] = str(refusal)
         except Exception as error:  # noqa: BLE001, RUF100 - the rim: a bug in one verb must not end the process, and is told
@@ -144,6 +144,13 @@ class Channel:
             answer["error"] = f"{verb} failed: {type(error).__name__}: {error}"
         if not self.closed.is_set():
             self._send(answer)
+
+    async def _result(self, verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        if verb == "ping":
+            return {}
+        if verb == "metrics":
+            return {"metrics": metrics.snapshot()}
+        return await self._handler(verb, arguments)
 
     def _end(self) -> None:
         if self.closed.is_set():

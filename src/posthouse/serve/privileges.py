@@ -1,0 +1,55 @@
+"""Bind, then drop: root binds the ports and becomes `user` for good before the first octet from outside is read."""
+
+import ctypes
+import os
+import pwd
+
+_PR_SET_NO_NEW_PRIVS = 38
+
+
+class PrivilegeError(Exception):
+    """The user can't be found or become; the text is one sentence with the remedy."""
+
+
+class Identity:
+    """Who we shall be: the uid and gid of `user`, or of this process where none is named or no change is possible."""
+
+    def __init__(self, user: str) -> None:
+        self.uid, self.gid, self.name = os.geteuid(), os.getegid(), user
+        self.must_drop = False
+        if not user:
+            return
+        try:
+            entry = pwd.getpwnam(user)
+        except KeyError:
+            raise PrivilegeError(
+                f'there is no user {user!r} on this machine: create it, or change the key "user"'
+            ) from None
+        if os.geteuid() == 0:
+            self.uid, self.gid = entry.pw_uid, entry.pw_gid
+            self.must_drop = entry.pw_uid != 0
+        elif entry.pw_uid != os.geteuid():
+            raise PrivilegeError(
+                f'"user" is {user!r}, but only root can become another user: start as root or as {user}'
+            )
+
+    def assume(self) -> None:
+        """Gives up root for good: groups, gid, uid, and no new privilege by execve. PrivilegeError."""
+        if not self.must_drop:
+            return
+        try:
+            os.initgroups(self.name, self.gid)
+            os.setresgid(self.gid, self.gid, self.gid)
+            os.setresuid(self.uid, self.uid, self.uid)
+        except OSError as error:
+            raise PrivilegeError(f"can't become {self.name}: {error.strerror}") from error
+        forbid_new_privileges()
+        if 0 in os.getresuid() or 0 in os.getresgid():
+            raise PrivilegeError(f"became {self.name}, yet root is still within reach: refusing to go on")
+
+
+def forbid_new_privileges() -> None:
+    """PR_SET_NO_NEW_PRIVS: no set-uid program gives us anything any more. PrivilegeError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        raise PrivilegeError(f"the kernel refuses no_new_privs: {os.strerror(ctypes.get_errno())}")
