@@ -9,13 +9,13 @@ from posthouse.config import ConfigError, check_files, load_text, read_password,
 
 def test_recipients_are_one_a_line_with_remarks(tmp_path):
     file = tmp_path / "recipients.txt"
-    file.write_text("# who is here\nAnna@Example.org\n\n  bob@bücher.example  # the new one\n@whole.example\n")
-    assert read_recipients(file) == {"anna@example.org", "bob@xn--bcher-kva.example", "@whole.example"}
+    file.write_text("# who is here\nAnna@Example.org\n\n  bob@bücher.example  # the new one\n@whole.example\nroot\n")
+    assert read_recipients(file) == {"anna@example.org", "bob@xn--bcher-kva.example", "@whole.example", "root"}
 
 
 @pytest.mark.parametrize(
     ("line", "words"),
-    [("example.org", "is written @example.org"), ("a@b c", "white space"), ("a@", "is not a domain name|is empty")],
+    [("a..b", "misplaced dot"), ("a@b c", "not one"), ("a@", "domain is missing")],
 )
 def test_a_wrong_recipient_is_named_with_its_line(tmp_path, line, words):
     file = tmp_path / "recipients.txt"

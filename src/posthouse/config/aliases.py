@@ -1,4 +1,4 @@
-"""[aliases]: other names for recipients."""
+"""[aliases]: other names for recipients. The meaning is policy's; here each name and target is checked where it stands."""
 
 from posthouse.config import values
 
@@ -6,7 +6,7 @@ Aliases = tuple[tuple[str, tuple[str, ...]], ...]
 
 
 def read_aliases(value: object) -> Aliases:
-    """Kind of value: the table of aliases, names in lower case. ValueError for a target that is nothing, or a circle."""
+    """Kind of value: the table of aliases, names in lower case. ItemError for a name or target that is none."""
     if not isinstance(value, dict):
         raise ValueError(f"must be a table, not {values.type_name(value)}")  # noqa: TRY004
     found: dict[str, tuple[str, ...]] = {}
@@ -15,27 +15,7 @@ def read_aliases(value: object) -> Aliases:
             found[_new_name(name, found)] = _targets(name, targets)
         except ValueError as error:
             raise values.ItemError(name, str(error)) from None
-    for name in value:
-        try:
-            _check_ends(name.lower(), found)
-        except ValueError as error:
-            raise values.ItemError(name, str(error)) from None
     return tuple(found.items())
-
-
-def _check_ends(start: str, aliases: dict[str, tuple[str, ...]]) -> None:
-    """Follows an alias to its ends: each must be an address, and none may lead back."""
-    seen: set[str] = set()
-    pending = list(aliases.get(start, ()))
-    while pending:
-        name = pending.pop().lower()
-        if name == start:
-            raise ValueError(f"{start!r} leads back to itself")
-        if "@" not in name and name not in aliases:
-            raise ValueError(f"{start!r} leads to {name!r}, which is neither an address nor another alias")
-        if name in aliases and name not in seen:
-            seen.add(name)
-            pending += aliases[name]
 
 
 def _new_name(name: str, taken: dict[str, tuple[str, ...]]) -> str:
@@ -46,11 +26,10 @@ def _new_name(name: str, taken: dict[str, tuple[str, ...]]) -> str:
 
 
 def _name(name: str) -> str:
-    if "@" in name:
-        return values.mail_address(name).lower()
-    if not name or any(character in name for character in ' <>,;:"\\()[]') or not name.isprintable():
-        raise ValueError(f"has {name!r}, which is neither a local part nor an address")
-    return name.lower()
+    """A local part, an address, or "@example.org" for all of a domain."""
+    if name.startswith("@"):
+        return f"@{values.host_name(name[1:])}"
+    return values.mail_address(name if "@" in name else f"{name}@localhost").removesuffix("@localhost").lower()
 
 
 def _targets(name: str, targets: object) -> tuple[str, ...]:
@@ -65,4 +44,6 @@ def _target(name: str, target: object) -> str:
     written = values.text(target)
     if written.startswith("|"):
         raise ValueError(f'{name!r}: programs are run by a [[route]] to "pipe:", not by an alias')
-    return values.mail_address(written) if "@" in written else _name(written)
+    if "@" not in written:
+        raise ValueError(f"{name!r} leads to {written!r}, which has no domain; write {written}@ and the domain")
+    return values.mail_address(written)

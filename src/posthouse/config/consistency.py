@@ -5,37 +5,27 @@ Whether a stranger could relay is not decided here but by policy's proof, on the
 
 import ipaddress
 
-from posthouse.config.next_hop import FINAL, NextHopKind, parse_next_hop
+from posthouse.config.next_hop import FINAL
 from posthouse.config.places import KeyPath
 from posthouse.config.settings import Config, ListenerRole, ListenerSettings, RouteSettings
 from posthouse.config.table import Document
+from posthouse.policy.domains import DomainTable
+from posthouse.relay.route import HopKind, parse_hop
 
 
 def check_consistency(config: Config, document: Document) -> None:
     """Refuses contradictions: pure, reads no file. ConfigError at the place of the one found first."""
     _check_listeners(config, document)
     _check_route_domains(config, document)
+    routes = DomainTable({pattern: route for route in config.routes for pattern in route.domain})
     for index, domain in enumerate(config.relay.local_domains):
-        words = _local_domain_fault(domain, config)
+        words = _local_domain_fault(domain, routes)
         if words:
             raise document.fault(("relay", "local_domains", index), f"[relay] local_domains has {domain!r}, {words}")
     _check_domain_lists(config, document)
     _check_gateways(config, document)
     if config.limits.errors_close < config.limits.errors_slow:
         raise document.fault(("limits",), "[limits] errors_close is smaller than errors_slow")
-
-
-def route_for(domain: str, routes: tuple[RouteSettings, ...]) -> RouteSettings | None:
-    """The route of a domain or of a pattern: itself, the longest `.parent`, `*`."""
-    by_pattern = {pattern: route for route in routes for pattern in route.domain}
-    if domain in by_pattern:
-        return by_pattern[domain]
-    labels = domain.lstrip(".").split(".") if domain != "*" else []
-    for start in range(0 if domain.startswith(".") else 1, len(labels)):
-        found = by_pattern.get("." + ".".join(labels[start:]))
-        if found:
-            return found
-    return by_pattern.get("*")
 
 
 def _check_listeners(config: Config, document: Document) -> None:
@@ -62,21 +52,21 @@ def _check_route_domains(config: Config, document: Document) -> None:
                 words = f"[[route]] domain {pattern!r} already has a route; list its next hops in one `to`"
                 raise document.fault(("route", index, "domain"), words)
             seen.add(pattern)
-        kinds = [parse_next_hop(url).kind for url in route.to]
-        if route.login and any(kind in FINAL or kind is NextHopKind.MX for kind in kinds):
+        kinds = [parse_hop(url).kind for url in route.to]
+        if route.login and any(kind in FINAL or kind is HopKind.MX for kind in kinds):
             words = "[[route]] login goes with smtp:// and smtps:// only: a password is for one known host"
             raise document.fault(("route", index, "login"), words)
 
 
-def _local_domain_fault(domain: str, config: Config) -> str:
-    route = route_for(domain, config.routes)
+def _local_domain_fault(domain: str, routes: DomainTable[RouteSettings]) -> str:
+    route = routes.lookup(f"any{domain}" if domain.startswith(".") else domain)
     if route is None or "mx:" in route.to:
         return (
             "but no [[route]] delivers it here; add one with that domain and `to` lmtp://, maildir:, pipe: "
             "or the smtp:// server that holds its mailboxes"
         )
     is_wide = domain == "*" or "." not in domain.lstrip(".")
-    if is_wide and not all(parse_next_hop(url).kind in FINAL for url in route.to):
+    if is_wide and not all(parse_hop(url).kind in FINAL for url in route.to):
         return (
             "which is everyone's mail, and its [[route]] hands it on to another server: that would relay for strangers; "
             "name the domains, or deliver with lmtp://, maildir: or pipe:"
@@ -109,7 +99,7 @@ def find_warnings(config: Config) -> list[str]:
     ]
     for route in config.routes:
         if route.login and route.tls in ("opportunistic", "never") and "smtps" not in route.to[0]:
-            hosts = [parse_next_hop(url).host for url in route.to]
+            hosts = [parse_hop(url).host for url in route.to]
             if not all(_is_loopback(host) for host in hosts):
                 found.append(
                     f'the route to {route.to[0]} may send its password in the clear: set tls = "required" or "verified"'

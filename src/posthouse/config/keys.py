@@ -167,14 +167,16 @@ _RELAY = Section(
             "path",
             "every recipient is taken",
             "A file with the only valid recipients of local and relay domains, one address a line, `@example.org` for a whole domain, "
+            "a name without a domain for each local domain, "
             "`#` for remarks. Others get 550 5.1.1 at RCPT.",
         ),
     ),
 )
 
 _ALIASES = Section(
-    "Other names for recipients in local domains. Each key is a local part (in every local domain) or a whole address; "
-    "the value is an array of addresses or of other aliases. `<postmaster>` without a domain is always accepted "
+    "Other names for recipients. Each key is a local part (in every local domain), a whole address, or `@example.org` for all "
+    "of a domain that has no alias of its own; the value is an array of addresses, the address itself among them to keep "
+    "a copy. `<postmaster>` without a domain is always accepted "
     "(RFC 5321 4.5.1).",
     (),
 )

@@ -4,9 +4,10 @@ import ipaddress
 from pathlib import Path
 
 from posthouse.config import values
-from posthouse.config.next_hop import NextHopKind, next_hop_in, parse_next_hop
+from posthouse.config.next_hop import next_hop_in
 from posthouse.config.settings import LoginSettings, RouteSettings
 from posthouse.config.table import Table
+from posthouse.relay.route import HopKind, parse_hop
 
 _FIELDS = ("{local_part}", "{domain}")
 
@@ -42,7 +43,7 @@ def _login(table: Table, directory: Path) -> LoginSettings:
 def _all_loopback(to: tuple[str, ...]) -> bool:
     """A password may go in the clear to this machine only."""
     for url in to:
-        host = parse_next_hop(url).host
+        host = parse_hop(url).host
         if not host or (not host[0].isdigit() and ":" not in host):
             return False
         if not ipaddress.ip_address(host).is_loopback:
@@ -71,7 +72,7 @@ def _argument(value: object) -> str:
 
 
 def _check_command(table: Table, to: tuple[str, ...], command: tuple[str, ...]) -> None:
-    is_pipe = f"{NextHopKind.PIPE}:" in to
+    is_pipe = f"{HopKind.PIPE}:" in to
     if is_pipe and not command:
         raise table.fault("command", "is missing: pipe: needs the program and its arguments as an array")
     if command and not is_pipe:

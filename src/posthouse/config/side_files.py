@@ -10,7 +10,7 @@ _LARGEST_LIST = 256 * 1024 * 1024
 
 
 def read_recipients(path: Path) -> frozenset[str]:
-    """The valid recipients of local and relay domains, in lower case; "@example.org" stands for a whole domain.
+    """The valid recipients, in lower case; "@example.org" is a whole domain, "name" that name in each local domain.
 
     One a line; empty lines and what follows a `#` after white space or at the start do not count. ConfigError names the line.
     """
@@ -27,12 +27,11 @@ def read_recipients(path: Path) -> frozenset[str]:
 
 
 def _recipient(written: str) -> str:
-    local_part, at, domain = written.rpartition("@")
-    if not at:
-        raise ValueError(f"{written!r} is not a mail address (a whole domain is written @{written})")
-    if any(character.isspace() for character in written) and not local_part.startswith('"'):
-        raise ValueError(f"{written!r} has white space in it")
-    return f"{local_part.lower()}@{values.host_name(domain)}"
+    if written.startswith("@"):
+        return f"@{values.host_name(written[1:])}"
+    if "@" in written:
+        return values.mail_address(written).lower()
+    return values.mail_address(f"{written}@localhost").removesuffix("@localhost").lower()
 
 
 def read_password(path: Path) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-import idna
+from posthouse.policy.domains import normalise_pattern
+from posthouse.smtp.address import AddressError, parse_domain, parse_mailbox
 
 T = TypeVar("T")
 E = TypeVar("E", bound=enum.StrEnum)
@@ -28,7 +29,6 @@ _SIZE_UNITS = {
 }
 _TIME_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _AMOUNT = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([A-Za-z]*)")
-_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9])?")
 
 
 def type_name(value: object) -> str:
@@ -151,29 +151,25 @@ def path_in(directory: Path) -> Kind[Path]:
 
 def host_name(value: object) -> str:
     """A host or domain name as A-labels in lower case, without a trailing dot (RFC 5890)."""
-    name = text(value).rstrip(".").lower()
-    if not name.isascii():
-        try:
-            name = idna.encode(name, uts46=True).decode()
-        except idna.IDNAError as error:
-            raise ValueError(f"{value!r} is not a domain name ({error})") from None
-    labels = name.split(".")
-    if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
-        raise ValueError(f"{value!r} is not a domain name")
-    if all(label.isdigit() for label in labels):
-        raise ValueError(f"{value!r} is not a domain name; an address literal is written [192.0.2.1]")
+    written = text(value)
+    try:
+        name = parse_domain(written.rstrip(".").encode())
+    except AddressError as error:
+        raise ValueError(f"{written!r} is not a domain name: {error}") from None
+    if name.startswith("["):
+        raise ValueError(f"{written!r} is an address literal; a name is wanted")
     return name
 
 
 def domain_pattern(value: object) -> str:
     """A domain as lists and routes have it: "example.org", ".example.org" for its subdomains, "*" for all."""
     written = text(value)
-    if written == "*":
-        return written
     if written.startswith("*."):
         raise ValueError(f'{written!r}: subdomains are written ".{written[2:]}"')
     if "@" in written:
         raise ValueError(f"{written!r} is an address; a domain is wanted")
+    if written == "*" or written.startswith("["):
+        return normalise_pattern(written)
     return "." + host_name(written[1:]) if written.startswith(".") else host_name(written)
 
 
@@ -244,12 +240,12 @@ def split_port(written: str, default_port: int | None, least_port: int = 1) -> t
 
 
 def mail_address(value: object) -> str:
-    """local-part@domain, the domain as A-labels; quoting and literals are not understood here."""
+    """local-part@domain, the domain as A-labels (RFC 5321 4.1.2)."""
     written = text(value)
-    local_part, at, domain = written.rpartition("@")
-    if not at or not local_part or any(character in local_part for character in ' <>@,;:"\\()[]'):
-        raise ValueError(f"{written!r} is not a mail address such as postmaster@example.org")
-    return f"{local_part}@{host_name(domain)}"
+    try:
+        return str(parse_mailbox(written.encode()))
+    except AddressError as error:
+        raise ValueError(f"{written!r} is not a mail address such as postmaster@example.org: {error}") from None
 
 
 def list_of(kind: Kind[T]) -> Kind[tuple[T, ...]]:
