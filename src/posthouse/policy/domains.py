@@ -5,6 +5,7 @@ One meaning for every list of domains in the configuration. The nearest pattern 
 """
 
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -22,8 +23,10 @@ def normalise_pattern(pattern: str) -> str:
     """The pattern in lower case without a trailing dot, as tables hold it. PatternError when it can't match a domain."""
     found = pattern.strip().lower()
     found = found.removesuffix(".") if len(found) > 1 else found
-    if found == "*" or (found.startswith("[") and found.endswith("]")):
+    if found == "*":
         return found
+    if found.startswith("[") and found.endswith("]"):
+        return _normalise_literal(pattern, found[1:-1])
     labels = found.removeprefix(".").split(".")
     if len(found) > LONGEST_DOMAIN or not all(
         0 < len(label) <= 63 and set(label) <= _LABEL and label[0] != "-" and label[-1] != "-" for label in labels
@@ -32,6 +35,15 @@ def normalise_pattern(pattern: str) -> str:
             f'"{pattern}" is not a domain; write example.org for one domain, .example.org for all below it, * for the rest'
         )
     return found
+
+
+def _normalise_literal(pattern: str, inside: str) -> str:
+    """An address literal as Path spells it (RFC 5321 4.1.3)."""
+    try:
+        address = ip_address(inside.removeprefix("ipv6:"))
+    except ValueError:
+        raise PatternError(f'"{pattern}" is not an address literal; write [192.0.2.1] or [IPv6:2001:db8::1]') from None
+    return f"[{address}]" if address.version == 4 else f"[IPv6:{address}]"
 
 
 class DomainTable(Generic[T]):

@@ -11,6 +11,7 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 _MEMO_LIMIT = 16_384  # addresses a family; a flood of strangers must not fill the memory
+_Memo = dict[int, tuple[Network, str] | None]
 _MAPPED = IPv6Network("::ffff:0:0/96")
 
 
@@ -57,22 +58,36 @@ def _why_not(text: str, bare: str) -> str:
 
 
 class NetworkSet:
-    """Networks of both families with fast membership: a memo an address, else one dictionary access a prefix length."""
+    """Networks of both families, less single addresses (`without`), with fast membership.
 
-    __slots__ = ("_families", "_memos", "networks")
+    A memo an address, else one dictionary access a prefix length. Never changed once made.
+    """
 
-    def __init__(self, networks: Iterable[Network]) -> None:
+    __slots__ = ("_families", "_memos", "_without", "networks", "without")
+
+    def __init__(self, networks: Iterable[Network], without: Iterable[Address] = ()) -> None:
         self.networks = tuple(sorted(set(networks), key=lambda net: (net.version, net.network_address, net.prefixlen)))
+        self.without = frozenset(map(normalise_address, without))
+        self._without = tuple(frozenset(int(one) for one in self.without if one.version == v) for v in (4, 6))
         self._families = (_by_mask(self.networks, 4, 32), _by_mask(self.networks, 6, 128))
-        self._memos: tuple[dict[int, Network | None], dict[int, Network | None]] = ({}, {})
+        self._memos: tuple[_Memo, _Memo] = ({}, {})
 
     @classmethod
-    def parse(cls, texts: Iterable[str]) -> "NetworkSet":
-        """The set from the networks' texts. NetworkError for the first that is none."""
-        return cls(parse_network(text) for text in texts)
+    def parse(cls, texts: Iterable[str], without: Iterable[str] = ()) -> "NetworkSet":
+        """The set from the texts of networks and addresses. NetworkError for the first that is none."""
+        return cls(map(parse_network, texts), map(parse_address, without))
 
     def match(self, address: Address) -> Network | None:
         """The narrowest network that holds the address, None when none does."""
+        found = self._find(address)
+        return None if found is None else found[0]
+
+    def match_text(self, address: Address) -> str:
+        """The same as text, "" when none does: printing a network costs more than finding it."""
+        found = self._find(address)
+        return "" if found is None else found[1]
+
+    def _find(self, address: Address) -> tuple[Network, str] | None:
         family = 0
         if isinstance(address, IPv6Address):
             address = normalise_address(address)
@@ -82,17 +97,18 @@ class NetworkSet:
         if number in memo:
             return memo[number]
         found = None
-        for mask, networks in self._families[family]:
-            found = networks.get(number & mask)
-            if found is not None:
-                break
+        if number not in self._without[family]:
+            for mask, networks in self._families[family]:
+                found = networks.get(number & mask)
+                if found is not None:
+                    break
         if len(memo) >= _MEMO_LIMIT:
             memo.clear()
         memo[number] = found
         return found
 
     def __contains__(self, address: Address) -> bool:
-        return self.match(address) is not None
+        return self._find(address) is not None
 
     def __len__(self) -> int:
         return len(self.networks)
@@ -101,11 +117,18 @@ class NetworkSet:
         return f"NetworkSet({', '.join(map(str, self.networks))})"
 
 
-def _by_mask(networks: tuple[Network, ...], version: int, bits: int) -> tuple[tuple[int, dict[int, Network]], ...]:
+def _by_mask(
+    networks: tuple[Network, ...], version: int, bits: int
+) -> tuple[tuple[int, dict[int, tuple[Network, str]]], ...]:
     """(mask, networks by their first address), the longest prefix first."""
-    masks: dict[int, dict[int, Network]] = {}
+    masks: dict[int, dict[int, tuple[Network, str]]] = {}
     for network in networks:
         if network.version == version:
             mask = (1 << bits) - (1 << (bits - network.prefixlen))
-            masks.setdefault(mask, {})[int(network.network_address)] = network
+            masks.setdefault(mask, {})[int(network.network_address)] = (network, _text(network))
     return tuple(sorted(masks.items(), reverse=True))
+
+
+def _text(network: Network) -> str:
+    """As people write it: a single address without its prefix length."""
+    return str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)
