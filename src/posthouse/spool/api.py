@@ -8,9 +8,10 @@ from typing import Protocol
 
 import msgspec
 
-from posthouse.mail.envelope import Envelope
+from posthouse.mail.envelope import Envelope, Recipient
 from posthouse.mail.message import Content, Message
 from posthouse.mail.outcome import Outcome
+from posthouse.mail.reason import Slug
 from posthouse.smtp.event import DotForm
 
 
@@ -45,11 +46,17 @@ class Durable(Protocol):
         """Takes the end of one accept."""
 
 
+def destination_of(recipient: Recipient) -> str:
+    """The key under which a recipient waits until it is rerouted: its domain ("" for `<postmaster>` alone)."""
+    return recipient.forward_path.domain
+
+
 class Waiting(msgspec.Struct, frozen=True):
     """One recipient that waits, as the scheduler sees it. Times are milliseconds since 1970.
 
     `destination` is the key under which it waits: the forward-path's domain, or a next hop's URL when rerouted.
-    `notices` counts delay notices already sent.
+    `notices` counts delay notices already sent. `bounce`: an operator wants it returned to its sender now (the outcome is
+    Failed with BOUNCED_BY_OPERATOR), whether or not it was ever tried.
     """
 
     queue_id: int
@@ -59,6 +66,7 @@ class Waiting(msgspec.Struct, frozen=True):
     next_at: int
     arrived_at: int
     notices: int = 0
+    bounce: bool = False
 
 
 class Retry(msgspec.Struct, frozen=True):
@@ -122,16 +130,53 @@ class Spool(Protocol):
         """
 
     def record(self, fates: Sequence[Fate]) -> None:
-        """Notes outcomes; on disk within 100 ms, with the next commit. A settled recipient leaves, with the last one the message."""
+        """Notes outcomes; on disk within 100 ms, with the next commit. A settled recipient leaves, with the last one the message.
+
+        `due`, `pending` and `destinations` know of it at once. Fates of a message that is gone only enter the history.
+        """
 
     def destinations(self) -> list[tuple[str, int, int]]:
         """(destination, earliest next_at, how many wait) of all that is queued and not held; read at start."""
 
     def due(self, destination: str, now: int, limit: int, after: tuple[int, int, int] = (0, 0, 0)) -> list[Waiting]:
-        """What waits under `destination` with next_at <= now, oldest first, beyond the position (next_at, queue_id, index)."""
+        """What waits under `destination` with next_at <= now, oldest first, beyond the position (next_at, queue_id, index).
+
+        Sees everything recorded so far, whether on disk yet or not: a recipient just put off must not come back as due.
+        """
 
     def load(self, queue_id: int) -> tuple[Envelope, Message]:
         """A stored message; KeyError when it is gone, ContentMissing when damaged. Settled recipients keep their index."""
+
+    def pending(self, queue_id: int) -> list[Waiting]:
+        """The unsettled recipients of one message, held ones too; empty when it is gone."""
+
+    def last_outcomes(self, queue_id: int) -> dict[int, Outcome]:
+        """The last outcome of each recipient (by index) that was tried and is still stored."""
+
+    def hold(self, queue_ids: Sequence[int], destination: str | None = None) -> list[int]:
+        """Takes recipients out of `due` until released. Like the five below: blocks for a commit, is recorded in the history,
+
+        touches all unsettled recipients of these messages, or those under `destination` alone, and returns the ids of the
+        messages of which it changed something, in order.
+        """
+
+    def release(self, queue_ids: Sequence[int], destination: str | None = None) -> list[int]:
+        """Puts held recipients back, due now."""
+
+    def retry(self, queue_ids: Sequence[int], destination: str | None = None) -> list[int]:
+        """Makes queued recipients due now; held ones stay held."""
+
+    def reroute(self, queue_ids: Sequence[int], next_hop: str, destination: str | None = None) -> list[int]:
+        """Puts recipients under the next hop's URL as their destination, due now; held ones stay held."""
+
+    def bounce(self, queue_ids: Sequence[int], destination: str | None = None) -> list[int]:
+        """Marks recipients to be returned to their sender: due now, held ones too, with `Waiting.bounce` set."""
+
+    def delete(self, queue_ids: Sequence[int], destination: str | None = None) -> list[int]:
+        """Settles recipients without a word to their sender (Failed, DELETED_BY_OPERATOR)."""
+
+    def note_refusal(self, client: str, login: str, slug: Slug) -> None:
+        """Counts a refusal for `posthouse usage`; costs a dictionary entry, written with a later batch."""
 
     def flush(self) -> None:
         """Blocks until everything recorded so far is on disk (at shutdown)."""

@@ -1,0 +1,91 @@
+"""Short reads of a queue on a connection of their own: they see what is committed and never wait for a commit."""
+
+import sqlite3
+from pathlib import Path
+
+from posthouse.mail.envelope import Envelope, Recipient
+from posthouse.mail.message import Content, Message
+from posthouse.mail.outcome import Outcome
+from posthouse.policy.decide import restore_grant
+from posthouse.smtp.event import DotForm, Notify
+from posthouse.spool.api import ContentMissing, Waiting
+from posthouse.spool.content import SharedFiles, checked, read_own
+from posthouse.spool.record import decode_attempted, decode_rest, octets_path, outcome_of
+
+_WAITING = """SELECT r.message, r.n, r.destination, r.attempts, r.next_at, m.arrived, r.notices, r.bounce
+FROM recipient r JOIN message m ON m.id = r.message """
+_DUE = (
+    _WAITING
+    + """WHERE r.destination=? AND r.state=1 AND r.next_at<=? AND (r.next_at, r.message, r.n) > (?,?,?)
+ORDER BY r.next_at, r.message, r.n LIMIT ?"""
+)
+_PENDING = _WAITING + "WHERE r.message=? AND r.state<>3 ORDER BY r.n"
+_DESTINATIONS = "SELECT destination, min(next_at), count(*) FROM recipient WHERE state=1 GROUP BY destination"
+_MESSAGE = """SELECT arrived, reverse_path, envelope, form, checksum, content_file, content_offset, content_length, trace, content
+FROM message WHERE id=?"""
+_RECIPIENTS = """SELECT forward_path, notify, original_recipient, grant_kind, grant_slug, grant_reason
+FROM recipient WHERE message=? ORDER BY n"""
+
+
+def destinations(connection: sqlite3.Connection) -> list[tuple[str, int, int]]:
+    """See `api.Spool.destinations`."""
+    return connection.execute(_DESTINATIONS).fetchall()
+
+
+def due(
+    connection: sqlite3.Connection, destination: str, now: int, limit: int, after: tuple[int, int, int]
+) -> list[Waiting]:
+    """See `api.Spool.due`."""
+    return [_waiting(row) for row in connection.execute(_DUE, (destination, now, *after, limit))]
+
+
+def pending(connection: sqlite3.Connection, queue_id: int) -> list[Waiting]:
+    """The unsettled recipients of one message, held ones too."""
+    return [_waiting(row) for row in connection.execute(_PENDING, (queue_id,))]
+
+
+def last_outcomes(connection: sqlite3.Connection, queue_id: int) -> dict[int, Outcome]:
+    """The last outcome of each recipient that was tried."""
+    rows = connection.execute("SELECT n, last FROM recipient WHERE message=? AND last IS NOT NULL", (queue_id,))
+    return {n: outcome_of(decode_attempted(last)) for n, last in rows}
+
+
+def load(connection: sqlite3.Connection, files: SharedFiles, queue_id: int) -> tuple[Envelope, Message]:
+    """See `api.Spool.load`."""
+    row = connection.execute(_MESSAGE, (queue_id,)).fetchone()
+    if row is None:
+        raise KeyError(queue_id)
+    arrived, reverse_path, rest_text, form, checksum, file, offset, length, trace, octets = row
+    dots, is_8bit = DotForm(form & 3), bool(form & 4)
+    if file is None:
+        content = Content(length, dots, is_8bit, pieces=(checked(octets, length, checksum, queue_id),))
+    elif file.startswith("m"):
+        content = Content(length, dots, is_8bit, file=read_own(Path(files.directory, file), length))
+    else:
+        content = Content(length, dots, is_8bit, pieces=(files.read(file, offset, length),))
+    try:
+        rest = decode_rest(rest_text)
+        recipients = tuple(
+            [
+                Recipient(octets_path(path), restore_grant(kind, slug, words), Notify(notify), original)
+                for path, notify, original, kind, slug, words in connection.execute(_RECIPIENTS, (queue_id,))
+            ]
+        )
+    except ValueError as error:
+        raise ContentMissing(f"the envelope of message {queue_id} is damaged: {error}") from error
+    envelope = Envelope(
+        queue_id,
+        octets_path(reverse_path),
+        recipients,
+        rest.origin,
+        arrived,
+        rest.body,
+        rest.smtputf8,
+        rest.ret,
+        rest.envelope_id,
+    )
+    return envelope, Message(trace, content)
+
+
+def _waiting(row: tuple[int, int, str, int, int, int, int, int]) -> Waiting:
+    return Waiting(*row[:7], bounce=bool(row[7]))

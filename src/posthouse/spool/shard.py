@@ -1,0 +1,80 @@
+"""A shard's directory: whose it is, and the lock that keeps it to one process."""
+
+import fcntl
+import os
+from pathlib import Path
+
+from posthouse.spool.api import SpoolForeign, SpoolLocked
+
+LOCK_NAME = "lock"
+
+
+class ShardLock:
+    """Holds a shard for this process until `release`; the kernel lets go by itself when the process dies.
+
+    The lock is a file that says who holds it. SpoolLocked names the other's pid; SpoolForeign says whose the directory is.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        _make_private(directory)
+        self._fd = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(self._fd)
+            raise SpoolLocked(
+                f"the queue in {directory} is in use by process {pid}; stop that server first, or give this one another data_dir"
+            ) from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Gives the shard up."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def is_locked(directory: Path) -> bool:
+    """Some process holds the shard now. Creates nothing."""
+    try:
+        fd = os.open(directory / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def shard_directories(data_dir: Path) -> list[tuple[int, Path]]:
+    """(shard, directory) of every shard under a data directory, in order; empty when there is no queue yet."""
+    try:
+        found = [(int(entry.name), entry) for entry in (data_dir / "spool").iterdir() if entry.name.isdecimal()]
+    except FileNotFoundError:
+        return []
+    return sorted(found)
+
+
+def sync_directory(directory: Path) -> None:
+    """Makes new names in a directory survive a power cut."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _make_private(directory: Path) -> None:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    owner = directory.stat().st_uid
+    if owner != os.geteuid():
+        raise SpoolForeign(
+            f"{directory} belongs to uid {owner} and this process runs as uid {os.geteuid()}; "
+            "run as that user, or set data_dir to a directory of your own"
+        )
