@@ -121,7 +121,6 @@ def test_date_is_the_one_that_another_parser_reads(second: int) -> None:
         (Path(b"a b", "x.org"), b'"a b"@x.org'),
         (Path(b"a..b", "x.org"), b'"a..b"@x.org'),
         (Path(b'a"\\b', "x.org"), b'"a\\"\\\\b"@x.org'),
-        (Path(b"", "x.org"), b'""@x.org'),
         (Path(b"a\r\nX: y", "x.org"), b'"a??X: y"@x.org'),
         (Path(b"postmaster", ""), b"postmaster"),
         (NULL_PATH, b""),

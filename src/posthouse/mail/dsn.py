@@ -26,7 +26,21 @@ from posthouse.mail.trace import date_time, mailbox_octets
 from posthouse.smtp.address import NULL_PATH, Path
 from posthouse.smtp.event import DotForm, Notify, Ret
 
-__all__ = ["Action", "Due", "Kind", "Original", "Report", "Reporting", "compose_report", "which_reports"]
+__all__ = [
+    "WHOLE_LIMIT",
+    "Action",
+    "Due",
+    "Kind",
+    "Original",
+    "Report",
+    "Reporting",
+    "action_of",
+    "compose_report",
+    "kind_of",
+    "original_of",
+    "returns_whole",
+    "which_reports",
+]
 
 WHOLE_LIMIT: Final = 50_000
 """Octets up to which RET=FULL gets the whole message back: a notice may go to a forged address."""
@@ -291,7 +305,7 @@ def _recipient_fields(case: _Case, index: int, outcome: Outcome) -> list[tuple[s
     if semicolon and _ADDRESS_TYPE.match(original_type):
         fields.append(("Original-Recipient", f"{original_type};{original_address}"))
     fields.append(("Final-Recipient", f"{'rfc822' if mailbox.isascii() else 'utf-8'};{mailbox}"))
-    fields.append(("Action", _action(outcome, case.kind)))
+    fields.append(("Action", action_of(outcome, case.kind)))
     fields.append(("Status", _status(outcome, case.kind)))
     remote = outcome.remote.partition(" ")[0]
     if _HOST.match(remote):
@@ -309,7 +323,8 @@ def _mailbox_text(recipient: Recipient) -> str:
     return mailbox_octets(recipient.forward_path).decode("utf-8", "replace")
 
 
-def _action(outcome: Outcome, kind: Kind) -> Action:
+def action_of(outcome: Outcome, kind: Kind) -> Action:
+    """What a report of `kind` says was done (RFC 3464 2.3.3)."""
     if kind is Kind.FAILURE:
         return Action.FAILED
     if kind is Kind.DELAY:

@@ -118,7 +118,7 @@ def _recipient_lines(recipient: RecipientNotice, kind: Kind) -> list[str]:
     if kind is Kind.SUCCESS:
         said = (
             "The message was handed to the next mail server, which sends no notices of its own. "
-            "It is probably delivered; you will hear of it only if it is not."
+            "It is probably delivered; you may hear more only if it is not."
             if recipient.is_relayed
             else "The message was delivered to the mailbox."
         )

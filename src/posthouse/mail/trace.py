@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Final
 
 from posthouse.mail.envelope import Origin
-from posthouse.smtp.address import Path
+from posthouse.smtp.address import AddressError, Path
 from posthouse.smtp.event import Verb
 
 SOFTWARE: Final = b"Posthouse"
@@ -19,10 +19,6 @@ _HELLO_LIMIT: Final = 255  # RFC 5321 4.5.3.1.2, a domain
 _LINE_LIMIT: Final = 78  # RFC 5322 2.1.1, where folding allows
 _NOT_IN_NAME: Final = re.compile(r"[^A-Za-z0-9._:\[\]-]")
 _NOT_IN_COMMENT: Final = re.compile(r"[^A-Za-z0-9._:/+ -]")
-_DOT_STRING: Final = re.compile(
-    rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\xff-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\xff-]+)*\Z"
-)
-_SPECIAL: Final = re.compile(rb'["\\]')
 _CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
 _DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -53,13 +49,11 @@ def date_time(now: int) -> bytes:
 
 
 def mailbox_octets(path: Path) -> bytes:
-    """A path without its angle brackets as it may stand in a header field: quoted where needed, no control characters."""
-    local = path.local_part
-    if not _DOT_STRING.match(local):
-        if path.is_null:
-            return b""
-        local = b'"' + _SPECIAL.sub(rb"\\\g<0>", _CONTROL.sub(b"?", local)) + b'"'
-    return local + b"@" + path.domain.encode() if path.domain else local
+    """A path without its angle brackets, fit for a header field whatever octets it holds: control characters become `?`."""
+    try:
+        return path.encode()
+    except AddressError:
+        return Path(_CONTROL.sub(b"?", path.local_part), path.domain).encode()
 
 
 class TraceWriter:
