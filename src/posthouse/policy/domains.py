@@ -47,20 +47,23 @@ def _normalise_literal(pattern: str, inside: str) -> str:
 
 
 class DomainTable(Generic[T]):
-    """Values by domain pattern; `lookup` costs one dictionary access a label. Never changed once made."""
+    """Values by domain pattern; `lookup` costs one dictionary access a label. Never changed once made.
+
+    The pattern "" is mail without a domain (`<postmaster>`): no configuration can write it, a table of routes may hold it.
+    """
 
     __slots__ = ("_exact", "_rest", "_suffixes", "patterns")
 
     def __init__(self, values: Mapping[str, T]) -> None:
         self.patterns: dict[str, T] = {}
         for pattern, value in values.items():
-            self.patterns[normalise_pattern(pattern)] = value
-        self._suffixes = {pattern: value for pattern, value in self.patterns.items() if pattern[0] == "."}
+            self.patterns[normalise_pattern(pattern) if pattern else ""] = value
+        self._suffixes = {pattern: value for pattern, value in self.patterns.items() if pattern.startswith(".")}
         self._rest = self.patterns.get("*")
-        self._exact = {pattern: value for pattern, value in self.patterns.items() if pattern[0] not in ".*"}
+        self._exact = {pattern: value for pattern, value in self.patterns.items() if not pattern.startswith((".", "*"))}
 
     def lookup(self, domain: str) -> T | None:
-        """The value of the nearest pattern for a domain as Path holds it; None when none fits, and for ""."""
+        """The value of the nearest pattern for a domain as Path holds it; None when none fits. "*" does not mean ""."""
         found = self._exact.get(domain)
         if found is not None:
             return found

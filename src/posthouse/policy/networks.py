@@ -5,7 +5,7 @@ rule holds for both and no second spelling slips past it.
 """
 
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses, ip_address, ip_network
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -69,7 +69,7 @@ class NetworkSet:
         self.networks = tuple(sorted(set(networks), key=lambda net: (net.version, net.network_address, net.prefixlen)))
         self.without = frozenset(map(normalise_address, without))
         self._without = tuple(frozenset(int(one) for one in self.without if one.version == v) for v in (4, 6))
-        self._families = (_by_mask(self.networks, 4, 32), _by_mask(self.networks, 6, 128))
+        self._families = (_by_mask(self.networks, 4), _by_mask(self.networks, 6))
         self._memos: tuple[_Memo, _Memo] = ({}, {})
 
     @classmethod
@@ -86,6 +86,18 @@ class NetworkSet:
         """The same as text, "" when none does: printing a network costs more than finding it."""
         found = self._find(address)
         return "" if found is None else found[1]
+
+    def covers(self, network: Network) -> bool:
+        """One network of the set holds all of that one, exceptions aside."""
+        around = self._families[network.version == 6]
+        mask = _mask(network)
+        return any((low & mask) == low and int(network.network_address) & low in found for low, found in around)
+
+    def collapsed(self) -> "NetworkSet":
+        """The same addresses by as few networks as can be, none inside another."""
+        fours = collapse_addresses(net for net in self.networks if isinstance(net, IPv4Network))
+        sixes = collapse_addresses(net for net in self.networks if isinstance(net, IPv6Network))
+        return NetworkSet((*fours, *sixes), self.without)
 
     def _find(self, address: Address) -> tuple[Network, str] | None:
         family = 0
@@ -117,18 +129,20 @@ class NetworkSet:
         return f"NetworkSet({', '.join(map(str, self.networks))})"
 
 
-def _by_mask(
-    networks: tuple[Network, ...], version: int, bits: int
-) -> tuple[tuple[int, dict[int, tuple[Network, str]]], ...]:
+def _mask(network: Network) -> int:
+    bits = network.max_prefixlen
+    return (1 << bits) - (1 << (bits - network.prefixlen))
+
+
+def _by_mask(networks: tuple[Network, ...], version: int) -> tuple[tuple[int, dict[int, tuple[Network, str]]], ...]:
     """(mask, networks by their first address), the longest prefix first."""
     masks: dict[int, dict[int, tuple[Network, str]]] = {}
     for network in networks:
         if network.version == version:
-            mask = (1 << bits) - (1 << (bits - network.prefixlen))
-            masks.setdefault(mask, {})[int(network.network_address)] = (network, _text(network))
+            masks.setdefault(_mask(network), {})[int(network.network_address)] = (network, network_text(network))
     return tuple(sorted(masks.items(), reverse=True))
 
 
-def _text(network: Network) -> str:
+def network_text(network: Network) -> str:
     """As people write it: a single address without its prefix length."""
     return str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)
