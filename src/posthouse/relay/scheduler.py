@@ -1,0 +1,438 @@
+"""When: what was just accepted goes out from memory at once; what failed waits in the spool until it is due.
+
+Memory holds a bounded part of the queue. The rest stands in the spool under its destination, and comes back when its time
+has come (a heap of one entry a destination) or when a site has nothing more to do.
+"""
+
+import asyncio
+import collections
+import heapq
+import random
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+
+from posthouse.mail.envelope import Envelope, queue_id_text, shard_of
+from posthouse.mail.message import Message
+from posthouse.mail.outcome import Deferred, Failed, Outcome
+from posthouse.mail.reason import Reason, Slug
+from posthouse.observe import log
+from posthouse.relay.backoff import RetryPlan, wait_after
+from posthouse.relay.directions import Directions, Pathfinder
+from posthouse.relay.route import NextHop, Route
+from posthouse.relay.site import Parcel, ParcelState, Site
+from posthouse.spool.api import Clock, ContentMissing, Fate, Retry, Spool, Waiting
+from posthouse.transports.api import Attempt, Transport, Unavailable
+
+REFILL = 200  # recipients fetched from the spool at a time, for one destination
+FAR_FUTURE = 1 << 62
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """How much of the queue memory may hold, and how many connections may go out at once."""
+
+    parcels: int = 20_000
+    body_bytes: int = 64_000_000
+    connections: int = 400
+
+
+DEFAULT_BOUNDS = Bounds()
+
+
+class Scheduler:
+    """Decides when each recipient is tried, for all shards of one worker."""
+
+    def __init__(
+        self,
+        spools: dict[int, Spool],
+        pathfinder: Pathfinder,
+        make_transport: Callable[[NextHop], Transport],
+        retry: RetryPlan,
+        clock: Clock,
+        bounds: Bounds = DEFAULT_BOUNDS,
+    ) -> None:
+        self.spools = spools
+        self.pathfinder = pathfinder
+        self.retry = retry
+        self.sites: dict[str, Site] = {}
+        self.settle: Callable[[Parcel, Attempt, Sequence[Outcome]], None] = _nobody_settles
+        self.may_leave: Callable[[str], bool] = _always
+        self.make_transport = make_transport
+        self._clock = clock
+        self._bounds = bounds
+        self._in_memory: dict[int, list[Parcel]] = {}
+        self._parcels = 0
+        self._body_bytes = 0
+        self._directions: dict[str, tuple[Directions, int]] = {}
+        self._lookups: dict[str, list[Parcel]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._wakes: list[tuple[int, str]] = []
+        self._wake_at: dict[str, int] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._overflowing: set[str] = set()
+        self._blocked: collections.deque[Site] = collections.deque()
+        self._connections = 0
+        self._stopping = False
+
+    # What comes in.
+
+    def start(self) -> None:
+        """Reads from the spools what waits, and plans it."""
+        for spool in self.spools.values():
+            for destination, earliest, _count in spool.destinations():
+                self.wake(destination, earliest)
+
+    def add(self, envelope: Envelope, message: Message) -> None:
+        """A message that has just become durable: delivered from memory if there is room, else left to the spool."""
+        recipients = envelope.recipients
+        if len(recipients) == 1:
+            self._add_parcel(envelope, message, recipients[0].forward_path.domain, (0,))
+            return
+        groups: dict[str, list[int]] = {}
+        for index, recipient in enumerate(recipients):
+            groups.setdefault(recipient.forward_path.domain, []).append(index)
+        for destination, indices in groups.items():
+            self._add_parcel(envelope, message, destination, tuple(indices))
+
+    def _add_parcel(self, envelope: Envelope, message: Message, destination: str, indices: tuple[int, ...]) -> None:
+        if self._stopping:
+            return
+        if self._parcels >= self._bounds.parcels or destination in self._overflowing:
+            self._overflowing.add(destination)
+            if destination not in self._wake_at:
+                self.wake(destination, self._clock() + 1000)
+            return
+        size = message.content.size_bytes
+        kept: Message | None = message
+        if message.content.is_in_memory:
+            if self._body_bytes + size > self._bounds.body_bytes:
+                kept = None
+            else:
+                self._body_bytes += size
+        parcel = Parcel(envelope.queue_id, destination, indices, 0, 0, envelope, kept)
+        self._remember(parcel)
+        self._dispatch(parcel)
+
+    def _remember(self, parcel: Parcel) -> None:
+        self._parcels += 1
+        known = self._in_memory.get(parcel.queue_id)
+        if known is None:
+            self._in_memory[parcel.queue_id] = [parcel]
+        else:
+            known.append(parcel)
+
+    def forget(self, parcel: Parcel) -> None:
+        """Memory lets go of a parcel: what the spool says of its recipients counts again."""
+        known = self._in_memory.get(parcel.queue_id)
+        if known is None or parcel not in known:
+            return
+        known.remove(parcel)
+        if not known:
+            del self._in_memory[parcel.queue_id]
+        self._parcels -= 1
+        message = parcel.message
+        if message is not None:
+            if message.content.is_in_memory:
+                self._body_bytes -= message.content.size_bytes
+            parcel.message = None
+
+    def _dispatch(self, parcel: Parcel) -> None:
+        destination = parcel.destination
+        if not self.may_leave(destination):
+            self.forget(parcel)  # stays in the spool, due, until relaying is turned on again
+            return
+        known = self._directions.get(destination)
+        if known is not None and known[1] > self._clock():
+            self._push(known[0], parcel)
+            return
+        waiting = self._lookups.get(destination)
+        if waiting is not None:
+            waiting.append(parcel)
+            return
+        self._lookups[destination] = [parcel]
+        self._spawn(self._look_up(destination))
+
+    def _spawn(self, work: "collections.abc.Coroutine[object, object, None]") -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _look_up(self, destination: str) -> None:
+        try:
+            found = await self.pathfinder.find(destination)
+        except Exception as error:
+            log.error("directions-crashed", destination=destination, error=repr(error), exc_info=True)
+            found = Deferred(
+                "4.3.0",
+                Reason(Slug.DNS_FAILED, f"looking up {destination} failed with {error!r}; it will be tried again"),
+            )
+        parcels = self._lookups.pop(destination, [])
+        if isinstance(found, Directions):
+            self._directions[destination] = (found, self._clock() + int(found.ttl * 1000))
+            for parcel in parcels:
+                self._push(found, parcel)
+            return
+        for parcel in parcels:
+            attempt = self.prepare(None, parcel)
+            if attempt is not None:
+                self.ended(parcel, attempt, [found] * len(parcel.indices))
+
+    def _push(self, directions: Directions, parcel: Parcel) -> None:
+        if self._stopping:
+            self.forget(parcel)
+            return
+        site = self.sites.get(directions.key)
+        if site is None:
+            site = Site(directions.key, directions.next_hops, directions.route.concurrency, self)
+            self.sites[directions.key] = site
+        site.destinations.add(parcel.destination)
+        if site.closed_until > self._clock():
+            self._postpone(site, [parcel])
+        else:
+            site.push(parcel)
+
+    # What sites ask (site.Dispatcher).
+
+    def transport(self, next_hop: NextHop) -> Transport:
+        """A way to one next hop."""
+        return self.make_transport(next_hop)
+
+    def prepare(self, site: Site | None, parcel: Parcel) -> Attempt | None:
+        """The attempt for a parcel, its message loaded from the spool where memory does not hold it."""
+        if parcel.envelope is None or parcel.message is None:
+            try:
+                parcel.envelope, message = self.spools[shard_of(parcel.queue_id)].load(parcel.queue_id)
+            except KeyError:
+                self.forget(parcel)
+                return None
+            except ContentMissing as error:
+                self._set_aside(parcel, error)
+                return None
+            if message.content.is_in_memory:
+                self._body_bytes += message.content.size_bytes
+            parcel.message = message
+        envelope = parcel.envelope
+        route = self._route(parcel.destination)
+        reverse_path = envelope.reverse_path if route is None else route.reverse_path(envelope.reverse_path)
+        return Attempt(envelope, parcel.message, parcel.indices, reverse_path)
+
+    def _route(self, destination: str) -> Route | None:
+        known = self._directions.get(destination)
+        return None if known is None else known[0].route
+
+    def _set_aside(self, parcel: Parcel, error: ContentMissing) -> None:
+        log.error("set-aside", queue_id=queue_id_text(parcel.queue_id), reason=Slug.CONTENT_DAMAGED, words=str(error))
+        self.spools[shard_of(parcel.queue_id)].hold([parcel.queue_id])
+        self.forget(parcel)
+
+    def ended(self, parcel: Parcel, attempt: Attempt, outcomes: Sequence[Outcome]) -> None:
+        """An attempt has its outcomes. Who settles them calls `forget` when the fates are recorded, not earlier."""
+        self.settle(parcel, attempt, outcomes)
+
+    def closed(self, site: Site, why: Unavailable) -> None:
+        """No next hop of a site can be used: it closes for a while, and what waits there waits in the spool."""
+        if why.is_permanent:
+            self._fail_all(site, why)
+            return
+        wait = wait_after(site.failures, self.retry, random.random())  # noqa: S311 - jitter
+        site.closed_until = self._clock() + int(wait * 1000)
+        log.warning(
+            "site-closed",
+            site=site.key,
+            reason=why.reason.slug,
+            words=why.reason.words,
+            seconds=round(wait),
+            waiting=len(site.waiting),
+        )
+        parcels = list(site.waiting)
+        site.waiting.clear()
+        for parcel in parcels:
+            attempt = self.prepare(site, parcel) if parcel.state is ParcelState.WAITING else None
+            if attempt is not None:
+                outcome = Deferred(why.status, why.reason, why.remote, why.diagnostic)
+                self.ended(parcel, attempt, [outcome] * len(parcel.indices))
+
+    def _fail_all(self, site: Site, why: Unavailable) -> None:
+        outcome = Failed(why.status, why.reason, why.remote, why.diagnostic)
+        while site.waiting:
+            parcel = site.waiting.popleft()
+            attempt = self.prepare(site, parcel) if parcel.state is ParcelState.WAITING else None
+            if attempt is not None:
+                self.ended(parcel, attempt, [outcome] * len(parcel.indices))
+
+    def _postpone(self, site: Site, parcels: Iterable[Parcel]) -> None:
+        """The site is closed: the parcels wait for it in the spool without an attempt being made or counted."""
+        trouble = site.last_trouble
+        reason = trouble.reason if trouble else Reason(Slug.NEXT_HOP_UNREACHABLE, f"{site.key} can't be reached")
+        outcome = Deferred(trouble.status if trouble else "4.4.1", reason, trouble.remote if trouble else "")
+        for parcel in parcels:
+            next_at = int(site.closed_until + random.random() * 1000)  # noqa: S311 - jitter
+            self.put_off(parcel, outcome, next_at)
+            self.forget(parcel)
+
+    def put_off(self, parcel: Parcel, outcome: Outcome, next_at: int) -> None:
+        """Records that a parcel waits until `next_at`, no attempt counted."""
+        then = Retry(next_at, parcel.notices)
+        now = self._clock()
+        fates = [Fate(parcel.queue_id, i, outcome, then, parcel.attempts, now) for i in parcel.indices]
+        self.spools[shard_of(parcel.queue_id)].record(fates)
+        self.wake(parcel.destination, next_at)
+
+    def drained(self, site: Site) -> None:
+        """Memory holds nothing more for a site: fetches what the spool has left for it."""
+        for destination in list(self._overflowing & site.destinations):
+            self.wake(destination, self._clock())
+
+    def may_connect(self, site: Site) -> bool:
+        """Within the limit of all sites together."""
+        if self._connections >= self._bounds.connections:
+            if site not in self._blocked:
+                self._blocked.append(site)
+            return False
+        self._connections += 1
+        return True
+
+    def disconnected(self) -> None:
+        """A connection ended: a site that waited for room gets its turn."""
+        self._connections -= 1
+        while self._blocked and self._connections < self._bounds.connections:
+            self._blocked.popleft().kick()
+
+    # What is due.
+
+    def wake(self, destination: str, at: int) -> None:
+        """Looks at a destination again at `at` (milliseconds since 1970), or earlier if that was planned."""
+        planned = self._wake_at.get(destination)
+        if self._stopping or (planned is not None and planned <= at):
+            return
+        self._wake_at[destination] = at
+        heapq.heappush(self._wakes, (at, destination))
+        if self._wakes[0][0] == at:
+            self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._wakes and not self._stopping:
+            # An hour at most: the wall clock may jump while the loop's does not.
+            delay = min(max(self._wakes[0][0] - self._clock(), 0) / 1000, 3600.0)
+            self._timer = asyncio.get_running_loop().call_later(delay, self._wake_due)
+
+    def _wake_due(self) -> None:
+        self._timer = None
+        now = self._clock()
+        budget = 20  # destinations a turn, so that a long list does not stop the sessions
+        while self._wakes and self._wakes[0][0] <= now and budget:
+            at, destination = heapq.heappop(self._wakes)
+            if self._wake_at.get(destination) != at:
+                continue  # an earlier wake came first
+            del self._wake_at[destination]
+            self._refill(destination, now)
+            budget -= 1
+        self._arm()
+
+    def _refill(self, destination: str, now: int) -> None:
+        """Takes what is due under a destination from the spool into memory, as far as there is room."""
+        if not self.may_leave(destination):
+            return
+        self._overflowing.discard(destination)
+        room = max(0, self._bounds.parcels - self._parcels)
+        for spool in self.spools.values():
+            position = (0, 0, 0)
+            taken = 0
+            while taken < REFILL and room > taken:
+                rows = spool.due(destination, now, REFILL, position)
+                taken += self._take_rows(rows)
+                if len(rows) < REFILL:
+                    break
+                last = rows[-1]
+                position = (last.next_at, last.queue_id, last.index)
+            else:
+                self._overflowing.add(destination)
+                self.wake(destination, now + 5000)
+            if destination not in self._overflowing:
+                later = spool.due(destination, FAR_FUTURE, 1, (now, FAR_FUTURE, 0))
+                if later:
+                    self.wake(destination, max(later[0].next_at, now + 1))
+
+    def _take_rows(self, rows: Sequence[Waiting]) -> int:
+        groups: dict[tuple[int, int, bool], list[Waiting]] = {}
+        for row in rows:
+            known = self._in_memory.get(row.queue_id)
+            if known is None or not any(row.index in parcel.indices for parcel in known):
+                groups.setdefault((row.queue_id, row.attempts, row.bounce), []).append(row)
+        for (queue_id, attempts, is_bounce), members in groups.items():
+            indices = tuple(row.index for row in members)
+            parcel = Parcel(queue_id, members[0].destination, indices, attempts, max(row.notices for row in members))
+            self._remember(parcel)
+            if is_bounce:
+                self._return_to_sender(parcel)
+            else:
+                self._dispatch(parcel)
+        return sum(len(members) for members in groups.values())
+
+    def _return_to_sender(self, parcel: Parcel) -> None:
+        attempt = self.prepare(None, parcel)
+        if attempt is not None:
+            reason = Reason(
+                Slug.BOUNCED_BY_OPERATOR, "the postmaster of this server returned the message to its sender"
+            )
+            self.ended(parcel, attempt, [Failed("5.7.1", reason)] * len(parcel.indices))
+
+    # What the operator wants.
+
+    def withdraw(self, queue_ids: Iterable[int]) -> None:
+        """Forgets what memory holds of these messages, except attempts under way: the spool's word counts from now."""
+        for queue_id in queue_ids:
+            for parcel in list(self._in_memory.get(queue_id, ())):
+                if parcel.state is ParcelState.WAITING:
+                    parcel.state = ParcelState.WITHDRAWN
+                    self.forget(parcel)
+
+    def reopen(self, destinations: Iterable[str]) -> None:
+        """Tries these destinations now, whatever their sites' state."""
+        now = self._clock()
+        for destination in destinations:
+            self._directions.pop(destination, None)
+            for site in self.sites.values():
+                if destination in site.destinations:
+                    site.closed_until = 0
+            self.wake(destination, now)
+
+    def rescan(self) -> None:
+        """Plans all that the spools hold again (after a reload, or when relaying is turned on): new routes apply to old mail."""
+        self._directions.clear()
+        for parcels in list(self._in_memory.values()):
+            for parcel in list(parcels):
+                if parcel.state is ParcelState.WAITING and parcel.destination not in self._lookups:
+                    parcel.state = ParcelState.WITHDRAWN
+                    self.forget(parcel)
+        self.sites = {key: site for key, site in self.sites.items() if site.connections}
+        for site in self.sites.values():
+            site.closed_until = 0
+        self.start()
+
+    @property
+    def depth(self) -> tuple[int, int]:
+        """Parcels in memory, connections out."""
+        return self._parcels, self._connections
+
+    async def stop(self, seconds: float) -> None:
+        """Starts no new attempt, lets running ones end for `seconds`, then drops them (they are tried again after a restart)."""
+        self._stopping = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in list(self._tasks):
+            task.cancel()
+        for site in self.sites.values():
+            site.stop()
+        await asyncio.gather(*(site.finished(seconds) for site in self.sites.values()))
+
+
+def _nobody_settles(_parcel: Parcel, _attempt: Attempt, _outcomes: Sequence[Outcome]) -> None:
+    raise RuntimeError("a scheduler needs a Delivery")
+
+
+def _always(_destination: str) -> bool:
+    return True

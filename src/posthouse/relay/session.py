@@ -1,0 +1,453 @@
+"""One inbound connection: gathers facts, asks policy, hands drafts to the intake. It knows no grammar, no socket, no storage.
+
+`net.server` drives it with the engine's events. The self-test drives it in memory with the same events.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
+from typing import Protocol
+
+import msgspec
+
+from posthouse.mail.envelope import Envelope, Origin, Recipient, queue_id_text
+from posthouse.mail.grant import Grant
+from posthouse.mail.header import count_received, header_of
+from posthouse.mail.message import Content
+from posthouse.mail.trace import TraceWriter, protocol_keyword
+from posthouse.observe import log, metrics
+from posthouse.policy.decide import Deferral, Need, Refusal, decide, expand
+from posthouse.policy.facts import ClientAddress, Facts, Role, Unknown
+from posthouse.policy.networks import normalise_address
+from posthouse.policy.rules import Rules
+from posthouse.relay.intake import Draft, Intake
+from posthouse.smtp.address import Path
+from posthouse.smtp.event import (
+    CommandRefused,
+    ContentBroken,
+    ContentComplete,
+    ContentPiece,
+    ContentWanted,
+    Credentials,
+    Event,
+    Greeted,
+    MailFrom,
+    RcptTo,
+    TransactionReset,
+    Verb,
+)
+from posthouse.smtp.reply import Reply
+from posthouse.smtp.server import CONTENT_WELCOME, ServerConnection
+from posthouse.spool.api import Clock, ContentSink, SpoolError, SpoolFull
+
+SPILL_OCTETS = 64 * 1024
+"""A content larger than this goes to disk as it arrives, so that memory stays bounded whatever clients send."""
+
+_SENDER_OK = Reply(250, "2.1.0", ("Sender OK",))
+_RECIPIENT_OK = Reply(250, "2.1.5", ("Recipient OK",))
+_LOGGED_IN = Reply(235, "2.7.0", ("Authentication succeeded",))
+_LOGIN_REFUSED = Reply(535, "5.7.8", ("Authentication failed: login or password is wrong",))
+_NO_ACCOUNTS = Reply(454, "4.7.0", ("Authentication is not available now",))
+
+
+class Peer(Protocol):
+    """Who is at the other end (see net.server.Peer)."""
+
+    @property
+    def address(self) -> str:
+        """The address after PROXY."""
+
+    @property
+    def port(self) -> int:
+        """The port after PROXY."""
+
+    @property
+    def uid(self) -> int:
+        """The caller's uid on the local socket, else -1."""
+
+    @property
+    def is_address_known(self) -> bool:
+        """False when a proxy would not say."""
+
+
+class Line(Protocol):
+    """What a session asks of the driver that brings its events."""
+
+    def answer(self, reply: Reply) -> None:
+        """The reply that `handle` did not have at once."""
+
+    def pause(self) -> None:
+        """Stop reading the client."""
+
+    def resume(self) -> None:
+        """Read the client again."""
+
+
+class Verified(msgspec.Struct, frozen=True):
+    """What became of a login: it is who it says (`is_right`), or not; or ask again in `retry_after` seconds (> 0)."""
+
+    is_right: bool
+    retry_after: float = 0.0
+
+
+Verify = Callable[[str, str, str], Awaitable[Verified]]
+"""(login, password, client address) -> Verified, off the event loop where it is slow."""
+
+
+class Desk(msgspec.Struct):
+    """What the sessions of one listener share. Mutable on purpose: a reload replaces `rules` for the next transaction."""
+
+    role: Role
+    hostname: str
+    listener: str
+    intake: Intake
+    rules: Rules
+    clock: Clock
+    verify: Verify | None = None
+    most_hops: int = 50
+    most_messages: int = 1000
+
+
+class _Transaction:
+    """A message on its way in, from MAIL to its reply."""
+
+    __slots__ = (
+        "accepted",
+        "draft_parameters",
+        "failure",
+        "pieces",
+        "queue_id",
+        "recipients",
+        "reverse_path",
+        "rules",
+        "sink",
+        "size",
+    )
+
+    def __init__(self, event: MailFrom, rules: Rules) -> None:
+        self.reverse_path = event.reverse_path
+        self.draft_parameters = event.parameters
+        self.rules = rules
+        self.recipients: dict[Path, Recipient] = {}
+        self.accepted = 0
+        self.pieces: list[bytes] = []
+        self.size = 0
+        self.queue_id = 0
+        self.sink: ContentSink | None = None
+        self.failure: SpoolError | None = None
+
+
+class Session:
+    """The handler of one connection (net.server.Handler)."""
+
+    def __init__(self, desk: Desk, line: Line, engine: ServerConnection) -> None:
+        self.engine = engine
+        self._desk = desk
+        self._line = line
+        self._client: ClientAddress = Unknown.NOT_YET
+        self._client_text = ""
+        self._port = 0
+        self._uid = -1
+        self._login = ""
+        self._tls = ""
+        self._hello_name = ""
+        self._verb = Verb.HELO
+        self._origin: Origin | None = None
+        self._origin_utf8 = False
+        self._trace: TraceWriter | None = None
+        self._transaction: _Transaction | None = None
+        self._messages = 0
+        self._task: asyncio.Task[None] | None = None
+        self._is_gone = False
+        self.is_congested = False
+        self._handlers: dict[type[Event], Callable[..., Reply | None]] = {
+            MailFrom: self._mail,
+            RcptTo: self._rcpt,
+            ContentWanted: self._content_wanted,
+            ContentPiece: self._piece,
+            ContentComplete: self._complete,
+            ContentBroken: self._broken,
+            Credentials: self._credentials,
+            Greeted: self._greeted,
+            TransactionReset: self._reset,
+            CommandRefused: self._refused,
+        }
+
+    # The driver's side (net.server.Handler).
+
+    def connected(self, peer: Peer) -> Reply | None:
+        """Who calls; None: greet with the engine's banner."""
+        self._client_text, self._port, self._uid = peer.address, peer.port, peer.uid
+        if peer.address and peer.is_address_known:
+            self._client = normalise_address(ip_address(peer.address))
+        else:
+            self._client = Unknown.NOT_LEARNABLE
+        metrics.sessions.inc(self._desk.listener)
+        metrics.sessions_open.inc(self._desk.listener)
+        log.debug("connected", client=self._client_text, listener=self._desk.listener)
+        return None
+
+    def tls_started(self, description: str) -> None:
+        """TLS is up: what was learned in the clear is forgotten (RFC 3207 4.2)."""
+        self._tls = description
+        self._login = ""
+        self._hello_name = ""
+        self._drop_transaction()
+        self._trace = None
+
+    def handle(self, event: Event) -> Reply | None:
+        """An event of the engine; the reply if it is known at once."""
+        handler = self._handlers.get(type(event))
+        return handler(event) if handler is not None else None
+
+    def closed(self) -> None:
+        """The connection is gone: an unfinished message goes with it, one being stored does not."""
+        self._is_gone = True
+        self._drop_transaction()
+        if self._task is not None:
+            self._task.cancel()
+        metrics.sessions_open.dec(self._desk.listener)
+
+    # Events.
+
+    def _greeted(self, event: Greeted) -> None:
+        self._verb, self._hello_name = event.verb, event.hello_name
+        self._drop_transaction()
+        self._trace = None
+
+    def _refused(self, event: CommandRefused) -> None:
+        metrics.commands_refused.inc(str(event.reply.code))
+        log.info(
+            "command-refused",
+            client=self._client_text,
+            command=event.command.decode("utf-8", "replace")[:80],
+            reply=str(event.reply),
+        )
+
+    def _reset(self, _event: TransactionReset) -> None:
+        self._drop_transaction()
+
+    def _mail(self, event: MailFrom) -> Reply:
+        self._drop_transaction()
+        desk = self._desk
+        if self._messages >= desk.most_messages:
+            return Reply(421, "4.7.0", ("Enough messages on one connection; please open another",))
+        full = desk.intake.room_for(event.parameters.size_bytes)
+        if full is not None:
+            return _reply_for(full)
+        self._transaction = _Transaction(event, desk.rules)
+        return _SENDER_OK
+
+    def _rcpt(self, event: RcptTo) -> Reply:
+        transaction = self._transaction
+        if transaction is None:
+            return Reply(503, "5.5.1", ("MAIL comes first",))
+        path = event.forward_path
+        facts = Facts(self._desk.role, self._client, path, self._login, self._uid, transaction.accepted)
+        answer = decide(facts, transaction.rules)
+        if type(answer) is not Grant:
+            return self._no(path, answer)
+        metrics.decisions.inc(answer.reason.slug)
+        expanded = expand(path, answer, transaction.rules)
+        if not isinstance(expanded, tuple):
+            return self._no(path, expanded)
+        transaction.accepted += 1
+        parameters = event.parameters
+        for target, grant in expanded:
+            if target not in transaction.recipients:
+                transaction.recipients[target] = Recipient(
+                    target, grant, parameters.notify, parameters.original_recipient
+                )
+        return _RECIPIENT_OK
+
+    def _no(self, path: Path, answer: Refusal | Deferral | Need | Grant) -> Reply:
+        if not isinstance(answer, Refusal | Deferral):  # a fact still missing here can't be had: closed when in doubt
+            return Reply(451, "4.7.1", ("It is not known who you are; try again later",))
+        metrics.decisions.inc(answer.reason.slug)
+        log.info(
+            "recipient-refused",
+            client=self._client_text,
+            login=self._login or None,
+            forward_path=str(path),
+            reason=answer.reason.slug,
+            reply=str(answer.reply),
+        )
+        self._desk.intake.spool.note_refusal(self._client_text, self._login, answer.reason.slug)
+        return answer.reply
+
+    def _content_wanted(self, event: ContentWanted) -> Reply:
+        transaction = self._transaction
+        if transaction is None or not transaction.recipients:
+            return Reply(503, "5.5.1", ("RCPT comes first",))
+        declared = max(event.declared_bytes, transaction.draft_parameters.size_bytes)
+        full = self._desk.intake.room_for(declared)
+        if full is not None:
+            self._drop_transaction()
+            return _reply_for(full)
+        transaction.queue_id = self._desk.intake.new_queue_id()
+        return CONTENT_WELCOME
+
+    def _piece(self, event: ContentPiece) -> None:
+        transaction = self._transaction
+        if transaction is None or transaction.failure is not None:
+            return
+        data = event.data
+        transaction.size += len(data)
+        try:
+            if transaction.sink is not None:
+                transaction.sink.write(data)
+            else:
+                transaction.pieces.append(data)
+                if transaction.size > SPILL_OCTETS:
+                    self._spill(transaction)
+        except SpoolError as error:
+            self._fail(transaction, error)
+            return
+        if transaction.sink is not None and transaction.sink.is_congested and not self.is_congested:
+            self.is_congested = True
+            self._line.pause()
+            self._task = asyncio.get_running_loop().create_task(self._resume_when_drained(transaction.sink))
+
+    def _spill(self, transaction: _Transaction) -> None:
+        """The content has outgrown memory: all of it goes to disk, but its header is kept for the hop count."""
+        sink = self._desk.intake.open_sink(transaction.queue_id)
+        transaction.sink = sink
+        octets = b"".join(transaction.pieces)
+        transaction.pieces = [header_of(octets)]
+        sink.write(octets)
+
+    def _fail(self, transaction: _Transaction, error: SpoolError) -> None:
+        transaction.failure = error
+        transaction.pieces.clear()
+        if transaction.sink is not None:
+            transaction.sink.abandon()
+            transaction.sink = None
+
+    async def _resume_when_drained(self, sink: ContentSink) -> None:
+        try:
+            await sink.drained()
+        except SpoolError as error:
+            if self._transaction is not None and self._transaction.sink is sink:
+                self._fail(self._transaction, error)
+        self.is_congested = False
+        self._line.resume()
+
+    def _complete(self, event: ContentComplete) -> Reply | None:
+        transaction = self._transaction
+        self._transaction = None
+        if transaction is None:
+            return Reply(451, "4.3.0", ("The message was lost on the way in; please send it again",))
+        if transaction.failure is not None:
+            return _reply_for(transaction.failure)
+        self._messages += 1
+        header = (
+            header_of(transaction.pieces[0])
+            if len(transaction.pieces) == 1
+            else header_of(b"".join(transaction.pieces))
+        )
+        if count_received(header) >= self._desk.most_hops:
+            if transaction.sink is not None:
+                transaction.sink.abandon()
+            log.warning("mail-loop", client=self._client_text, reverse_path=str(transaction.reverse_path))
+            return Reply(554, "5.4.6", ("Too many hops: this message is going round in circles",))
+        if transaction.sink is not None:
+            self._task = asyncio.get_running_loop().create_task(self._finish(transaction, transaction.sink, event))
+        else:
+            pieces = tuple(transaction.pieces)
+            self._take_in(transaction, Content(event.size_bytes, event.dots, event.is_8bit, pieces))
+        return None
+
+    async def _finish(self, transaction: _Transaction, sink: ContentSink, event: ContentComplete) -> None:
+        try:
+            content = await sink.finish(event.dots, event.is_8bit)
+        except SpoolError as error:
+            self._line.answer(_reply_for(error))
+            return
+        except asyncio.CancelledError:
+            sink.abandon()
+            raise
+        self._task = None
+        self._take_in(transaction, content)
+
+    def _take_in(self, transaction: _Transaction, content: Content) -> None:
+        desk = self._desk
+        recipients = tuple(transaction.recipients.values())
+        origin, trace = self._origin_of(transaction.draft_parameters.smtputf8)
+        queue_id = transaction.queue_id
+        only = recipients[0].forward_path if transaction.accepted == 1 and len(recipients) == 1 else None
+        field = trace.received(queue_id_text(queue_id), desk.clock(), only)
+        draft = Draft(transaction.reverse_path, recipients, origin, transaction.draft_parameters)
+        desk.intake.take_in(queue_id, draft, field, content, self._accepted)
+
+    def _accepted(self, envelope: Envelope, error: SpoolError | None) -> None:
+        if self._is_gone:
+            return
+        if error is None:
+            self._line.answer(Reply(250, "2.0.0", (f"Queued as {envelope.id_text}",)))
+        else:
+            self._line.answer(_reply_for(error))
+
+    def _origin_of(self, smtputf8: bool) -> tuple[Origin, TraceWriter]:
+        if self._trace is None or self._origin is None or self._origin_utf8 != smtputf8:
+            keyword = protocol_keyword(self._verb, tls=bool(self._tls), login=bool(self._login), smtputf8=smtputf8)
+            self._origin = Origin(
+                self._client_text,
+                keyword,
+                self._hello_name,
+                self._login,
+                self._tls,
+                self._desk.listener,
+                self._uid,
+                self._port,
+            )
+            self._origin_utf8 = smtputf8
+            self._trace = TraceWriter(self._desk.hostname, self._origin)
+        return self._origin, self._trace
+
+    def _broken(self, event: ContentBroken) -> None:
+        metrics.commands_refused.inc(str(event.reply.code))
+        log.warning("content-refused", client=self._client_text, reply=str(event.reply))
+        self._drop_transaction()
+
+    def _credentials(self, event: Credentials) -> Reply | None:
+        if self._desk.verify is None:
+            return _NO_ACCOUNTS
+        self._task = asyncio.get_running_loop().create_task(self._verify(event))
+        return None
+
+    async def _verify(self, event: Credentials) -> None:
+        verify = self._desk.verify
+        if verify is None:
+            return
+        verified = await verify(event.login, event.password, self._client_text)
+        if event.authorization_id not in ("", event.login):
+            verified = Verified(is_right=False)  # acting for somebody else is not offered (RFC 4616 2)
+        self._task = None
+        if verified.retry_after > 0:
+            metrics.logins.inc("throttled")
+            log.warning("login-throttled", client=self._client_text, login=event.login)
+            words = f"Too many failed logins from your address; try again in {verified.retry_after:.0f} s"
+            self._line.answer(Reply(454, "4.7.0", (words,)))
+        elif verified.is_right:
+            self._login = event.login
+            self._trace = None
+            metrics.logins.inc("accepted")
+            log.info("logged-in", client=self._client_text, login=event.login)
+            self._line.answer(_LOGGED_IN)
+        else:
+            metrics.logins.inc("refused")
+            log.warning("login-refused", client=self._client_text, login=event.login)
+            self._line.answer(_LOGIN_REFUSED)
+
+    def _drop_transaction(self) -> None:
+        transaction = self._transaction
+        self._transaction = None
+        if transaction is not None and transaction.sink is not None:
+            transaction.sink.abandon()
+
+
+def _reply_for(error: SpoolError) -> Reply:
+    """What a client hears of the spool: 452 for want of room (RFC 5321 4.2.3), 451 for everything else. Never a 250."""
+    if isinstance(error, SpoolFull):
+        return Reply(452, "4.3.1", ("Too little space for the message now; try again later",))
+    return Reply(451, "4.3.0", ("The message could not be stored; try again later",))

@@ -1,0 +1,268 @@
+"""A site: one set of next hops, however many domains go there. Who waits, and how many connections at once.
+
+Limits and trouble belong to the site, not to the domain. The window (connections allowed now) starts small, grows on
+success and shrinks on trouble; a site whose next hops can't be used closes for a while, and delays no other.
+"""
+
+import asyncio
+import collections
+import enum
+from collections.abc import Sequence
+from typing import Protocol
+
+from posthouse.mail.envelope import Envelope
+from posthouse.mail.message import Message
+from posthouse.mail.outcome import Deferred, Outcome
+from posthouse.mail.reason import Reason, Slug
+from posthouse.observe import log
+from posthouse.relay.route import NextHop
+from posthouse.transports.api import Attempt, Closed, Transport, Unavailable
+
+FIRST_WINDOW = 5
+PARCELS_PER_CONNECTION = 4  # a kept connection is worth more than many short ones: measured, two to eight beat twenty
+GROWTH = 10  # reported attempts for each connection more
+
+
+class ParcelState(enum.Enum):
+    """Where a parcel is on its way through memory."""
+
+    WAITING = "waiting"
+    TAKEN = "taken"
+    WITHDRAWN = "withdrawn"
+
+
+class Parcel:
+    """Some recipients of one message that go to one destination. `envelope` and `message` are None until loaded."""
+
+    __slots__ = ("attempts", "destination", "envelope", "indices", "message", "notices", "queue_id", "state")
+
+    def __init__(
+        self,
+        queue_id: int,
+        destination: str,
+        indices: tuple[int, ...],
+        attempts: int = 0,
+        notices: int = 0,
+        envelope: Envelope | None = None,
+        message: Message | None = None,
+    ) -> None:
+        self.queue_id = queue_id
+        self.destination = destination
+        self.indices = indices
+        self.attempts = attempts
+        self.notices = notices
+        self.envelope = envelope
+        self.message = message
+        self.state = ParcelState.WAITING
+
+
+class Dispatcher(Protocol):
+    """What a site needs of its scheduler."""
+
+    def transport(self, next_hop: NextHop) -> Transport:
+        """A way to one next hop."""
+
+    def prepare(self, site: "Site", parcel: Parcel) -> Attempt | None:
+        """The attempt for a parcel, its message loaded; None when it is gone."""
+
+    def ended(self, parcel: Parcel, attempt: Attempt, outcomes: Sequence[Outcome]) -> None:
+        """An attempt has its outcomes."""
+
+    def closed(self, site: "Site", why: Unavailable) -> None:
+        """No next hop of the site can be used: what waits there is to be tried later."""
+
+    def drained(self, site: "Site") -> None:
+        """Nothing waits in memory any more; the spool may hold more."""
+
+    def may_connect(self, site: "Site") -> bool:
+        """One more connection is within the limit of all sites together; if not, the site is kicked when there is room."""
+
+    def disconnected(self) -> None:
+        """A connection of some site has ended."""
+
+
+class _Feed:
+    """What one connection pulls from its site; it answers for what it has taken."""
+
+    __slots__ = ("_reported", "_site", "taken")
+
+    def __init__(self, site: "Site") -> None:
+        self._site = site
+        self.taken: dict[Attempt, Parcel] = {}
+        self._reported = 0
+
+    @property
+    def reported(self) -> int:
+        """How many attempts have ended on this connection."""
+        return self._reported
+
+    def take(self) -> Attempt | None:
+        """See `transports.api.Feed`."""
+        site = self._site
+        waiting = site.waiting
+        while waiting and not site.is_stopping:
+            parcel = waiting.popleft()
+            if parcel.state is not ParcelState.WAITING:
+                continue
+            attempt = site.dispatcher.prepare(site, parcel)
+            if attempt is not None:
+                parcel.state = ParcelState.TAKEN
+                self.taken[attempt] = parcel
+                if not waiting:
+                    site.dispatcher.drained(site)
+                return attempt
+        return None
+
+    def report(self, attempt: Attempt, outcomes: Sequence[Outcome]) -> None:
+        """See `transports.api.Feed`."""
+        parcel = self.taken.pop(attempt)
+        self._reported += 1
+        self._site.succeeded()
+        self._site.dispatcher.ended(parcel, attempt, outcomes)
+
+    async def wait(self, seconds: float) -> bool:
+        """See `transports.api.Feed`."""
+        return await self._site.wait_for_parcels(seconds)
+
+    def give_up(self, why: str) -> None:
+        """The connection ended without reporting: nobody knows what became of these, so they are tried again."""
+        outcome = Deferred("4.4.2", Reason(Slug.NEXT_HOP_LOST, why))
+        for attempt, parcel in list(self.taken.items()):
+            self._site.dispatcher.ended(parcel, attempt, [outcome] * len(attempt.indices))
+        self.taken.clear()
+
+
+class Site:
+    """One set of next hops with its waiting parcels and its connections."""
+
+    def __init__(self, key: str, next_hops: tuple[NextHop, ...], concurrency: int, dispatcher: Dispatcher) -> None:
+        self.key = key
+        self.next_hops = next_hops
+        self.concurrency = max(1, concurrency)
+        self.dispatcher = dispatcher
+        self.destinations: set[str] = set()
+        self.waiting: collections.deque[Parcel] = collections.deque()
+        self.window = min(FIRST_WINDOW, self.concurrency)
+        self.closed_until = 0.0
+        self.last_trouble: Unavailable | None = None
+        self.failures = 0
+        self.is_stopping = False
+        self._successes = 0
+        self._refused_in_a_row = 0
+        self._connections: set[asyncio.Task[None]] = set()
+        self._idle: list[asyncio.Future[bool]] = []
+
+    @property
+    def connections(self) -> int:
+        """Connections open or being opened now."""
+        return len(self._connections)
+
+    def push(self, parcel: Parcel) -> None:
+        """One more parcel waits."""
+        self.waiting.append(parcel)
+        self.kick()
+
+    def kick(self) -> None:
+        """Wakes an idle connection, or opens one more when the window and the work call for it."""
+        idle = self._idle
+        while idle:
+            future = idle.pop()  # the one used last: fewer connections stay busy
+            if not future.done():
+                future.set_result(True)
+                return
+        open_now = len(self._connections)
+        if self.is_stopping or open_now >= self.window or not self.waiting:
+            return
+        if open_now and len(self.waiting) <= open_now * PARCELS_PER_CONNECTION:
+            return
+        if self.dispatcher.may_connect(self):
+            task = asyncio.get_running_loop().create_task(self._connect())
+            self._connections.add(task)
+            task.add_done_callback(self._disconnected)
+
+    def succeeded(self) -> None:
+        """An attempt got its answers: whatever they were, the next hop can be used."""
+        self._successes += 1
+        self._refused_in_a_row = 0
+        if self.failures:
+            self.failures = 0
+            self.last_trouble = None
+        if self._successes >= GROWTH and self.window < self.concurrency:
+            self._successes = 0
+            self.window += 1
+
+    async def wait_for_parcels(self, seconds: float) -> bool:
+        """True as soon as something waits; False after `seconds`, or when the relay stops."""
+        if self.waiting:
+            return True
+        if self.is_stopping:
+            return False
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[bool] = loop.create_future()
+        self._idle.append(future)
+        timer = loop.call_later(seconds, _resolve, future)
+        try:
+            return await future
+        finally:
+            timer.cancel()
+            if future in self._idle:
+                self._idle.remove(future)
+
+    def stop(self) -> None:
+        """Takes nothing new; idle connections end, running attempts may finish."""
+        self.is_stopping = True
+        for future in self._idle:
+            _resolve(future)
+
+    async def finished(self, seconds: float) -> None:
+        """Waits for the connections to end, then cancels what is left (its attempts are reported as lost)."""
+        if self._connections:
+            _, late = await asyncio.wait(self._connections, timeout=seconds)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=1)
+
+    async def _connect(self) -> None:
+        trouble: Unavailable | None = None
+        for next_hop in self.next_hops:
+            feed = _Feed(self)
+            try:
+                end = await self.dispatcher.transport(next_hop).run(feed)
+            except asyncio.CancelledError:
+                feed.give_up("the relay stopped before the next hop had answered; it will be tried again")
+                raise
+            except Exception as error:
+                log.error("transport-crashed", site=self.key, error=repr(error), exc_info=True)
+                feed.give_up(f"an error of our own ended the attempt ({error!r}); it will be tried again")
+                end = Unavailable(
+                    Reason(Slug.NEXT_HOP_LOST, f"an error of our own ended the connection: {error!r}"), "4.3.0"
+                )
+            if isinstance(end, Closed) or feed.reported:
+                if isinstance(end, Unavailable):
+                    self.window = max(1, self.window - 1)
+                return
+            trouble = end
+        if trouble is not None:
+            self._failed(trouble)
+
+    def _failed(self, trouble: Unavailable) -> None:
+        self.window = max(1, self.window // 2)
+        self._successes = 0
+        self._refused_in_a_row += 1
+        self.last_trouble = trouble
+        if self._refused_in_a_row < len(self._connections) and self.failures == 0:
+            return  # others still talk to it: fewer connections at once, but not closed
+        self.failures += 1
+        self.dispatcher.closed(self, trouble)
+
+    def _disconnected(self, task: asyncio.Task[None]) -> None:
+        self._connections.discard(task)
+        self.dispatcher.disconnected()
+        if self.waiting:
+            self.kick()
+
+
+def _resolve(future: "asyncio.Future[bool]") -> None:
+    if not future.done():
+        future.set_result(False)
