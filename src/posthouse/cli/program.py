@@ -26,7 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "why": ("posthouse.cli.why", "Tell the recorded history of one message."),
     "usage": ("posthouse.cli.usage", "Show who used this server's relaying."),
     "user": ("posthouse.cli.user", "Manage the accounts for SMTP AUTH."),
-    "sendmail": ("posthouse.cli.sendmail_help", "Take a mail from standard input, as sendmail(1) does."),
+    "sendmail": ("posthouse.cli.sendmail.command", "Take a mail from standard input, as sendmail(1) does."),
     "completion": ("posthouse.cli.completion", "Print the completion script for a shell."),
 }
 """Name: the module that holds it as `command`, and its line in the help. A test holds the two help texts equal."""

@@ -2,7 +2,6 @@
 
 import os
 import re
-import socket
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from posthouse.config.error import ConfigError
 from posthouse.config.keys import LATER_ROLES
 from posthouse.config.places import find_places
 from posthouse.config.route import read_route
-from posthouse.config.search import default_data_dir, find_config, read_bounded
+from posthouse.config.search import default_data_dir, find_config, machine_name, read_bounded
 from posthouse.config.settings import (
     Config,
     HistorySettings,
@@ -54,7 +53,7 @@ def load_config(path: Path | None = None) -> Config:
 def default_config() -> Config:
     """The embedded default: this machine relays for itself alone, on an unprivileged port."""
     return Config(
-        hostname=_machine_name(),
+        hostname=machine_name(),
         data_dir=default_data_dir(None),
         workers=_cores(),
         listeners=(DEFAULT_LISTENER,),
@@ -94,7 +93,7 @@ def _read(document: Document, top: Table, source: Path) -> Config:
     if not any("*" in route.domain for route in routes):
         routes = (*routes, DEFAULT_ROUTE)
     return Config(
-        hostname=top.take("hostname", values.host_name, None) or _machine_name(),
+        hostname=top.take("hostname", values.host_name, None) or machine_name(),
         data_dir=data_dir,
         workers=top.take("workers", values.whole(1, 256), None) or _cores(),
         source=source.absolute(),
@@ -242,22 +241,3 @@ def _metrics(table: Table | None) -> MetricsSettings:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0))
-
-
-def _machine_name() -> str:
-    """The machine's name, with its domain when /etc/hosts knows it. DNS is not asked: a start must not wait for it."""
-    name = socket.gethostname()
-    if "." not in name:
-        try:
-            lines = Path("/etc/hosts").read_text(errors="replace").splitlines()
-        except OSError:
-            lines = []
-        for line in lines:
-            names = line.partition("#")[0].split()[1:]
-            if name in names:
-                name = next((full for full in names if full.startswith(f"{name}.")), name)
-                break
-    try:
-        return values.host_name(name)
-    except ValueError:
-        return "localhost"

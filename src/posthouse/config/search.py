@@ -1,15 +1,18 @@
 """Where the configuration is, and where the data are when it does not say."""
 
 import os
+import re
 import stat
 import tomllib
 from pathlib import Path
+from typing import NamedTuple
 
 from posthouse.config.error import ConfigError
 
 HERE = Path("posthouse.toml")
 SYSTEM = Path("/etc/posthouse/posthouse.toml")
 SYSTEM_DATA_DIR = Path("/var/lib/posthouse")
+_host_name = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*").fullmatch
 LARGEST_FILE = 1_000_000
 """Octets. A configuration is a page or two; more is a mistake (a log, a mailbox), and is not read into memory."""
 
@@ -58,15 +61,40 @@ def default_data_dir(source: Path | None) -> Path:
     return (Path(state) if state.startswith("/") else Path.home() / ".local" / "state") / "posthouse"
 
 
-def find_data_dir(explicit: Path | None) -> Path:
-    """The data directory alone, cheaply: for `sendmail`, which has no use for the rest and must not stumble over it."""
+class LocalServer(NamedTuple):
+    """What a program on this machine must know to hand mail to the server."""
+
+    data_dir: Path
+    hostname: str
+
+
+def find_local(explicit: Path | None) -> LocalServer:
+    """The data directory and host name alone, cheaply: for `sendmail`, which must not stumble over the rest. ConfigError."""
     path = find_config(explicit)
     if path is None:
-        return default_data_dir(None)
+        return LocalServer(default_data_dir(None), machine_name())
     try:
-        named = tomllib.loads(read_bounded(path).decode()).get("data_dir")
+        top = tomllib.loads(read_bounded(path).decode())
     except ValueError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
-    if not isinstance(named, str):
-        return default_data_dir(path)
-    return path.absolute().parent / named
+    data_dir, hostname = top.get("data_dir"), top.get("hostname")
+    return LocalServer(
+        path.absolute().parent / Path(data_dir).expanduser() if isinstance(data_dir, str) else default_data_dir(path),
+        hostname.rstrip(".").lower() if isinstance(hostname, str) else machine_name(),
+    )
+
+
+def machine_name() -> str:
+    """The machine's name, with its domain when /etc/hosts knows it. DNS is not asked: a start must not wait for it."""
+    name = os.uname().nodename.lower()
+    if "." not in name:
+        try:
+            lines = Path("/etc/hosts").read_text(errors="replace").splitlines()
+        except OSError:
+            lines = []
+        for line in lines:
+            names = line.partition("#")[0].lower().split()[1:]
+            if name in names:
+                name = next((full for full in names if full.startswith(f"{name}.")), name)
+                break
+    return name if _host_name(name) else "localhost"
