@@ -56,6 +56,7 @@ class Slug(enum.StrEnum):
     POISONED = "poisoned"
     CONTENT_DAMAGED = "content-damaged"
     CONFIGURATION = "configuration"
+    ADDRESS_UNUSABLE = "address-unusable"
 
 
 class Reason(msgspec.Struct, frozen=True):
