@@ -138,7 +138,7 @@ def accepted_event(envelope: Envelope, size_bytes: int) -> Accepted:
         envelope.origin,
         tuple(
             [
-                GrantedRecipient(path_text(r.forward_path), r.grant.kind.value, r.grant.reason.words)
+                GrantedRecipient(path_text(r.forward_path), r.grant.kind._value_, r.grant.reason.words)
                 for r in envelope.recipients
             ]
         ),
@@ -153,7 +153,7 @@ def attempted_event(fate: Fate) -> Attempted:
         fate.index,
         _OUTCOMES[type(outcome)],
         outcome.status,
-        outcome.reason.slug.value,
+        outcome.reason.slug._value_,
         outcome.reason.words,
         outcome.remote,
         outcome.diagnostic,
