@@ -1,8 +1,8 @@
 """JSON lines between the supervisor and a worker, either side asking and answering, over one socket pair.
 
 A request is `{"id": 7, "verb": "prepare", "arguments": {...}}`; its answer `{"id": 7, "result": {...}}` or
-`{"id": 7, "error": "one sentence"}`. Both sides count their own ids. `ping` and `metrics` are answered here, without the
-handler: an answer to `ping` proves that the other side's event loop turns. A second socket pair beside it carries listening sockets
+`{"id": 7, "error": "one sentence"}`. Both sides count their own ids. `ping` is answered here, without the handler: an
+answer proves that the other side's event loop turns. A second socket pair beside it carries listening sockets
 (SCM_RIGHTS), since a stream reader would drop them: they are sent before the request that speaks of them.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from posthouse.observe import log, metrics
+from posthouse.observe import log
 
 Handler = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 """Answers a request: verb and arguments in, the result out. ChannelRefusal tells the other side a sentence."""
@@ -60,6 +60,8 @@ class Channel:
     async def over(cls, connection: socket.socket, handler: Handler, sockets: socket.socket | None = None) -> "Channel":
         """A channel over a connected stream socket, which it owns from now on, as it does `sockets`, the way for sockets."""
         connection.setblocking(False)
+        if sockets is not None:
+            sockets.setblocking(False)
         reader, writer = await asyncio.open_connection(sock=connection, limit=_LONGEST_LINE)
         return cls(reader, writer, handler, sockets)
 
@@ -86,16 +88,22 @@ class Channel:
             numbers = [one.fileno() for one in listening[start : start + _MOST_SOCKETS]]
             socket.send_fds(self._sockets, [b"s" * len(numbers)], numbers)
 
-    def take_sockets(self, count: int) -> list[socket.socket]:
-        """The next `count` sockets that the other side has sent; call it when a request speaks of them."""
+    async def take_sockets(self, count: int) -> list[socket.socket]:
+        """The next `count` sockets that the other side has sent; call it when a request speaks of them. ChannelClosed.
+
+        They were sent before that request, so they are there: nothing is waited for.
+        """
         if self._sockets is None:
             raise ChannelClosed("this channel has no way for sockets")
         taken: list[socket.socket] = []
         while len(taken) < count:
             wanted = min(_MOST_SOCKETS, count - len(taken))
-            data, numbers, _flags, _address = socket.recv_fds(self._sockets, wanted, wanted)
+            try:
+                _data, numbers, _flags, _address = socket.recv_fds(self._sockets, wanted, wanted)
+            except OSError:
+                numbers = []
             taken.extend(socket.socket(fileno=number) for number in numbers)
-            if not data or not numbers:
+            if not numbers:
                 for one in taken:
                     one.close()
                 raise ChannelClosed("fewer sockets came than were announced")
@@ -136,7 +144,7 @@ class Channel:
         verb = document["verb"]
         answer: dict[str, Any] = {"id": document["id"]}
         try:
-            answer["result"] = await self._result(verb, document["arguments"])
+            answer["result"] = {} if verb == "ping" else await self._handler(verb, document["arguments"])
         except ChannelRefusal as refusal:
             answer["error"] = str(refusal)
         except Exception as error:  # noqa: BLE001, RUF100 - the rim: a bug in one verb must not end the process, and is told
@@ -144,13 +152,6 @@ class Channel:
             answer["error"] = f"{verb} failed: {type(error).__name__}: {error}"
         if not self.closed.is_set():
             self._send(answer)
-
-    async def _result(self, verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        if verb == "ping":
-            return {}
-        if verb == "metrics":
-            return {"metrics": metrics.snapshot()}
-        return await self._handler(verb, arguments)
 
     def _end(self) -> None:
         if self.closed.is_set():

@@ -1,12 +1,16 @@
 """Which sockets each worker gets: its own by SO_REUSEPORT, or those of systemd, which all workers share."""
 
+import os
 import socket
 
 import msgspec
 
 from posthouse.config import Config, ListenerSettings
-from posthouse.net.listen import address_text, listen
+from posthouse.net.listen import ListenError, address_text, listen, listen_unix
+from posthouse.observe import log
 from posthouse.serve import activation
+from posthouse.serve.data_dir import DataDir
+from posthouse.serve.privileges import Identity
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -36,26 +40,102 @@ class Place(msgspec.Struct, frozen=True):
             one.close()
 
 
-def open_places(config: Config, inherited: list[socket.socket]) -> list[Place]:
-    """A place for each of `config.listeners`, in their order; what it uses of `inherited` is taken out. ListenError."""
-    return _open(config.listeners, config.workers, inherited)
+class Change(msgspec.Struct):
+    """What a reload does to the sockets; nothing old is touched before `close_unused`.
+
+    `kept` and `opened` are as `Prepare` tells them. `metrics` is the endpoint's new socket, if `metrics_changes`.
+    """
+
+    places: list[Place]
+    kept: tuple[tuple[int, int], ...]
+    opened: tuple[int, ...]
+    unused: list[Place]
+    metrics: socket.socket | None
+    metrics_changes: bool
+
+    def abandon(self) -> None:
+        """The reload is refused: what was opened for it goes."""
+        for index in self.opened:
+            self.places[index].close()
+        if self.metrics is not None:
+            self.metrics.close()
+
+    def close_unused(self) -> None:
+        """The reload is in force: addresses that are no longer listened on."""
+        for place in self.unused:
+            place.close()
 
 
-def change_places(old: list[Place], config: Config) -> tuple[list[Place], tuple[tuple[int, int], ...], tuple[int, ...]]:
-    """The places after a reload, as `Prepare` tells them: (all places, kept pairs of new and old, newly opened). ListenError."""
-    remaining = dict(enumerate(old))
-    kept: dict[int, int] = {}
-    for new_index, wanted in enumerate(config.listeners):
-        for old_index, place in remaining.items():
-            if (place.host, place.port) == (wanted.host, wanted.port):
-                kept[new_index] = old_index
-                del remaining[old_index]
-                break
-    added = [index for index in range(len(config.listeners)) if index not in kept]
-    opened = _open(tuple(config.listeners[index] for index in added), config.workers, [])
-    fresh = dict(zip(added, opened, strict=True))
-    places = [old[kept[index]] if index in kept else fresh[index] for index in range(len(config.listeners))]
-    return places, tuple(sorted(kept.items())), tuple(added)
+class Listening:
+    """All sockets of the server: the listeners' places, the local ones, the metrics endpoint's."""
+
+    def __init__(
+        self, places: list[Place], submit: socket.socket, control: socket.socket, metrics: socket.socket | None
+    ) -> None:
+        self.places = places
+        self.submit = submit
+        self.control = control
+        self.metrics = metrics
+
+    @classmethod
+    def open(cls, config: Config, data: DataDir, identity: Identity) -> "Listening":
+        """Binds everything, while there may still be the privilege for it. ListenError."""
+        inherited = activation.inherited_sockets()
+        places = _open(config.listeners, config.workers, inherited)
+        submit = activation.take_unix(str(data.submit_socket), inherited) or listen_unix(data.submit_socket, 0o666)
+        control = listen_unix(data.control_socket, 0o600)
+        for path in (data.submit_socket, data.control_socket):
+            os.chown(path, identity.uid, identity.gid)
+        used = {id(one) for place in places for one in place.sockets}
+        for unused in inherited:
+            if id(unused) not in used:
+                log.warning(
+                    "socket-unused", address=str(unused.getsockname()), words="no [[listener]] has this address"
+                )
+                unused.close()
+        return cls(places, submit, control, _metrics_socket(config))
+
+    @property
+    def addresses(self) -> list[str]:
+        """The listeners' addresses as people write them."""
+        return [place.text for place in self.places]
+
+    def prepare(self, old: Config, new: Config) -> Change:
+        """Opens what `new` needs beyond what is open, and changes nothing else. ListenError."""
+        remaining = dict(enumerate(self.places))
+        kept: dict[int, int] = {}
+        for index, wanted in enumerate(new.listeners):
+            for old_index, place in remaining.items():
+                if (place.host, place.port) == (wanted.host, wanted.port):
+                    kept[index] = old_index
+                    del remaining[old_index]
+                    break
+        added = [index for index in range(len(new.listeners)) if index not in kept]
+        metrics_changes = new.metrics != old.metrics
+        metrics = _metrics_socket(new) if metrics_changes else None
+        try:
+            opened = _open(tuple(new.listeners[index] for index in added), new.workers, [])
+        except ListenError:
+            if metrics is not None:
+                metrics.close()
+            raise
+        fresh = dict(zip(added, opened, strict=True))
+        places = [self.places[kept[i]] if i in kept else fresh[i] for i in range(len(new.listeners))]
+        return Change(
+            places, tuple(sorted(kept.items())), tuple(added), list(remaining.values()), metrics, metrics_changes
+        )
+
+    def close(self) -> None:
+        """Our ends: no new connection lands where nobody will accept it."""
+        for place in self.places:
+            place.close()
+        for one in (self.submit, self.control, self.metrics):
+            if one is not None:
+                one.close()
+
+
+def _metrics_socket(config: Config) -> socket.socket | None:
+    return listen(config.metrics.host, config.metrics.port)[0] if config.metrics.port else None
 
 
 def _open(listeners: tuple[ListenerSettings, ...], workers: int, inherited: list[socket.socket]) -> list[Place]:

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import pwd
+from pathlib import Path
 
 _PR_SET_NO_NEW_PRIVS = 38
 
@@ -32,6 +33,15 @@ class Identity:
             raise PrivilegeError(
                 f'"user" is {user!r}, but only root can become another user: start as root or as {user}'
             )
+
+    @classmethod
+    def of_owner(cls, path: Path) -> "Identity":
+        """The owner of `path`, where root acts in the place of the server's user; else who we are."""
+        identity = cls("")
+        if os.geteuid() == 0 and path.exists():
+            found = path.stat()
+            identity.uid, identity.gid = found.st_uid, found.st_gid
+        return identity
 
     def assume(self) -> None:
         """Gives up root for good: groups, gid, uid, and no new privilege by execve. PrivilegeError."""

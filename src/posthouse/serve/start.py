@@ -3,13 +3,14 @@
 The configuration travels whole instead of being read again from its file: all workers, and one that is restarted a week
 later, run exactly what the supervisor proved.
 
-What a worker answers (serve.channel answers `ping` and `metrics` by itself):
+What a worker answers (serve.channel answers `ping` by itself):
 
     start     WorkerStart        {"ready": true} when all its listeners accept; a ChannelRefusal ends the start, exit 2
     prepare   Prepare            {} or a ChannelRefusal; nothing has changed yet
     commit                       {}: the prepared configuration is in force
     abandon                      {}: the prepared one is forgotten
     relay     enabled            {}: the relay option, at once
+    metrics                      {"metrics": a snapshot}
     stop      seconds            {}; then it ends by itself within that time, status 0
     queue-*   ids, ...           lists and numbers, which the supervisor joins over the workers
 """
