@@ -2,8 +2,8 @@
 
 Mail servers exclude one another as system packages, and a test must not change the machine's own mail system. So nothing is
 installed: the Debian packages are downloaded and unpacked below .cache/peers (POSTHOUSE_PEERS_DIR overrides), one directory a
-peer, with the libraries that this machine lacks. Nothing starts and no maintainer script runs. The one trace outside is the
-system user that Debian's Exim wants to find by name.
+peer, with the libraries that this machine lacks. Nothing starts and no maintainer script runs. Two traces stay outside: the system
+user that Debian's Exim wants to find by name, and /usr/lib/dovecot, a link to where Dovecot was unpacked.
 
 Run again, it does nothing, quickly. It wants root and apt; without root it says so and ends well, since the tests of the peers
 then skip by name. It needs no more than the standard library: it runs before anything else is there.
@@ -34,7 +34,8 @@ PEERS = {
 
 LIBRARY = re.compile(r"lib|perl")
 EXIM_USER = "Debian-exim"
-RECIPE = "2"  # goes up when what this program makes of a package changes
+DOVECOT_LIBRARIES = Path("/usr/lib/dovecot")
+RECIPE = "3"  # goes up when what this program makes of a package changes
 
 
 def apt(*arguments: str, directory: Path | None = None) -> str:
@@ -76,6 +77,8 @@ def unpack(peer: str) -> None:
     for archive in sorted(archives.glob("*.deb")):
         subprocess.run(["dpkg-deb", "--extract", archive, root], check=True)
     shutil.rmtree(archives)
+    # A set-id program ignores LD_LIBRARY_PATH, so it would not find what was unpacked beside it; nor should one lie about here.
+    subprocess.run(["chmod", "--recursive", "ug-s", root], check=True)
     stamp.write_text(recipe)
 
 
@@ -88,6 +91,15 @@ def make_exim_user() -> None:
         subprocess.run([*command, "--shell", "/usr/sbin/nologin", EXIM_USER], check=True)
 
 
+def link_dovecot() -> None:
+    """Dovecot loads its TLS module from a path that was compiled in. A Dovecot of the machine's own is left alone."""
+    unpacked = PEERS_DIRECTORY / "dovecot" / "usr" / "lib" / "dovecot"
+    if DOVECOT_LIBRARIES.is_symlink() and DOVECOT_LIBRARIES.readlink() != unpacked:
+        DOVECOT_LIBRARIES.unlink()  # another checkout's, perhaps gone by now
+    if not DOVECOT_LIBRARIES.exists():
+        DOVECOT_LIBRARIES.symlink_to(unpacked)
+
+
 def unpack_all() -> None:
     """Every peer; apt's lists are brought up to date only when a download fails with those that are there."""
     try:
@@ -98,6 +110,7 @@ def unpack_all() -> None:
         for peer in PEERS:
             unpack(peer)
     make_exim_user()
+    link_dovecot()
 
 
 def main() -> int:

@@ -1,0 +1,17 @@
+"""For the whole suite: what was not run is said by name, with the reason."""
+
+from collections import defaultdict
+
+import pytest
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Lists each skipped test under its reason, and how many there are."""
+    by_reason: defaultdict[str, list[str]] = defaultdict(list)
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        by_reason[reason.removeprefix("Skipped: ")].append(report.nodeid)
+    for reason, names in by_reason.items():
+        terminalreporter.section(f"{len(names)} not run: {reason}")
+        for name in sorted(names):
+            terminalreporter.write_line(name)
