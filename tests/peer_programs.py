@@ -83,6 +83,7 @@ def run_client(
     peer: str, path: str, *arguments: str, stdin: bytes = b"", check: bool = True, timeout: float = 60.0, **extra: str
 ) -> subprocess.CompletedProcess[bytes]:
     """Runs a client program of a peer to its end; `extra` are environment variables."""
+    require_peer(peer)
     done = subprocess.run(
         [program(peer, path), *arguments],
         input=stdin,
