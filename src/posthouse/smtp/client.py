@@ -381,7 +381,7 @@ class ClientConnection:
 def _encode(command: Command, path: Path, *, smtputf8: bool) -> bytes:
     """A command line with a path, guarded: one line, and nothing in it but what the path means."""
     if not smtputf8 and not path.local_part.isascii():
-        raise LocalProtocolError(f"{path} needs SMTPUTF8")
+        raise LocalProtocolError(f"{path.local_part!r} needs SMTPUTF8")
     if not _written_domain(path.domain):
         raise LocalProtocolError(f"{path.domain!r} is no domain")
     try:
