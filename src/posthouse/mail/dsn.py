@@ -198,6 +198,12 @@ class _Case(msgspec.Struct, frozen=True):
         """`text` as this report may hold it: UTF-8, else the ASCII form of RFC 6533 3."""
         return text if self.utf8 else escape(text)
 
+    def typed(self, address_type: str, address: str) -> str:
+        """An address behind its type; in the ASCII form of a utf-8 address a backslash is escaped too (RFC 6533 3)."""
+        if address_type.lower() == "utf-8" and not self.utf8:
+            address = escape(address.replace("\\", "\\x{5C}"))
+        return f"{address_type};{address}"
+
 
 def _is_ascii(envelope: Envelope, results: Sequence[tuple[int, Outcome]], original: Original | None) -> bool:
     recipients = [envelope.recipients[index] for index, _ in results]
@@ -303,8 +309,8 @@ def _recipient_fields(case: _Case, index: int, outcome: Outcome) -> list[tuple[s
     fields = []
     original_type, semicolon, original_address = recipient.original_recipient.partition(";")
     if semicolon and _ADDRESS_TYPE.match(original_type):
-        fields.append(("Original-Recipient", f"{original_type};{original_address}"))
-    fields.append(("Final-Recipient", f"{'rfc822' if mailbox.isascii() else 'utf-8'};{mailbox}"))
+        fields.append(("Original-Recipient", case.typed(original_type, original_address)))
+    fields.append(("Final-Recipient", case.typed("rfc822" if mailbox.isascii() else "utf-8", mailbox)))
     fields.append(("Action", action_of(outcome, case.kind)))
     fields.append(("Status", _status(outcome, case.kind)))
     remote = outcome.remote.partition(" ")[0]
