@@ -1,0 +1,743 @@
+"""The server side of SMTP and LMTP: octets in, events out; replies in, octets out (RFC 5321, RFC 2033).
+
+A driver gives what it read to `receive_data`, asks `next_event` until that is NEED_DATA, PAUSED or CLOSED, answers each
+event that needs a reply with `reply`, and writes `data_to_send` once it must wait: so all replies of a pipelined flight leave
+in one write (RFC 2920). While a reply is owed nothing further is parsed.
+
+What needs no decision is answered here: syntax, order, limits, NOOP, RSET, HELP, VRFY. Each such answer is also an event.
+
+After an error the session goes on, errors are counted, the answers come slower (`delay`) and at last there is a 421. Only where
+it is no longer certain what is a command does the connection end at once: a bare CR or LF in content. Then `ending` is DRAIN:
+the driver shuts its sending side, reads on a little and closes, so that the reply arrives and is not lost to a reset.
+"""
+
+import collections
+from collections.abc import Callable
+from typing import Any
+
+from posthouse.smtp import answers
+from posthouse.smtp.command import (
+    AUTH_LINE_OCTETS,
+    BAD_CHUNK,
+    NOT_IMPLEMENTED,
+    QUIT,
+    UNKNOWN_COMMAND,
+    Auth,
+    Bdat,
+    Command,
+    CommandError,
+    Hello,
+    Mail,
+    Rcpt,
+    Simple,
+    command_line_limit,
+    parse_command,
+)
+from posthouse.smtp.content import ContentReader, Fault
+from posthouse.smtp.driving import CLOSED, NEED_DATA, PAUSED, Ending, LocalProtocolError, Signal, Timeout
+from posthouse.smtp.event import (
+    CommandAnswered,
+    CommandRefused,
+    ContentBroken,
+    ContentComplete,
+    ContentPiece,
+    ContentWanted,
+    Credentials,
+    Event,
+    Greeted,
+    MailFrom,
+    QuitReceived,
+    RcptTo,
+    TlsWanted,
+    TransactionReset,
+    Verb,
+)
+from posthouse.smtp.line import BadLine, Inbox, LineFault
+from posthouse.smtp.patience import Patience
+from posthouse.smtp.reply import CONTENT_WELCOME, Reply, reply
+from posthouse.smtp.sasl import Challenge, Exchange, SaslError, decode_response, start_exchange
+from posthouse.smtp.settings import Dialect, ServerSettings
+from posthouse.smtp.state import (
+    HELLO_FIRST,
+    LHLO_FIRST,
+    NO_RECIPIENT,
+    ONLY_QUIT,
+    OUT_OF_ORDER,
+    RCPT_FIRST,
+    TRANSITIONS,
+    Cause,
+    Phase,
+)
+
+__all__ = [
+    "CLOSED",
+    "CONTENT_WELCOME",
+    "NEED_DATA",
+    "PAUSED",
+    "Dialect",
+    "Ending",
+    "LocalProtocolError",
+    "ServerConnection",
+    "ServerSettings",
+    "Signal",
+    "Timeout",
+]
+
+SMALL_CHUNK_OCTETS = 512
+PROGRESS_OCTETS = 4096
+RECORDED_OCTETS = 512
+
+
+class _Transaction:
+    """From MAIL to the reply to the content."""
+
+    __slots__ = (
+        "chunk",
+        "chunk_left",
+        "declared",
+        "reader",
+        "recipients",
+        "refusal",
+        "small_chunks",
+        "smtputf8",
+        "tried",
+    )
+
+    def __init__(self, declared: int, *, smtputf8: bool) -> None:
+        self.declared = declared
+        self.smtputf8 = smtputf8
+        self.tried = 0
+        self.recipients = 0
+        self.reader: ContentReader | None = None
+        self.refusal: Reply | None = None  # what the content will get at its end; it is only swallowed now
+        self.chunk: Bdat | None = None  # None: the content comes by DATA
+        self.chunk_left = 0
+        self.small_chunks = 0
+
+    @property
+    def is_last(self) -> bool:
+        """Nothing follows what is being read: it comes by DATA, or it is the chunk that says LAST."""
+        return self.chunk is None or self.chunk.last
+
+
+_NO_TRANSACTION = _Transaction(0, smtputf8=False)
+_A_RESPONSE = b"(a response to AUTH)"
+_WEB_VERBS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"CONNECT"})
+_Happened = Event | Signal | None
+"""What one step came to; None: something was done that is no event."""
+_Step = Callable[["ServerConnection"], _Happened]
+
+
+class ServerConnection:
+    """One client's session."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._settings = settings
+        self._patience = Patience(settings)
+        self._inbox = Inbox(lf_suffices=settings.normalize)
+        self._out: list[bytes] = []
+        self._events: collections.deque[Event] = collections.deque()
+        self._owed: Event | None = None
+        self._phase = Phase.SILENT
+        self._ending = Ending.NOT_YET
+        self._is_eof = False
+        self._is_tls = False
+        self._is_logged_in = False
+        self._is_clear_allowed = settings.auth_in_clear_allowed
+        self._transaction = _NO_TRANSACTION
+        self._is_mail_refused = False
+        self._exchange: Exchange | None = None
+        self._swallow_left = 0
+        self._after_swallowing: Callable[[], Event | None] = _nothing
+        self._mails = 0
+        self._mark = 0
+        self._since_mark = 0
+        self._too_large = answers.too_large(settings.size_limit)
+        self._goodbye = reply(221, "2.0.0", f"{settings.hostname} closing the connection")
+        self._step: _Step = ServerConnection._wait
+        self._refresh_offers()
+
+    # What the driver asks and tells.
+
+    @property
+    def delay(self) -> float:
+        """Seconds to wait before sending what is to be sent: grows with the client's errors."""
+        return self._patience.delay if self._out else 0.0
+
+    @property
+    def ending(self) -> Ending:
+        """Whether, and how, to end the connection once everything is sent."""
+        return self._ending
+
+    @property
+    def timeout(self) -> Timeout:
+        """Which wait it is now. The driver sets its timer anew whenever `timer_mark` changes, not whenever octets come."""
+        phase = self._phase
+        if phase is Phase.HANDSHAKE:
+            return Timeout.HANDSHAKE
+        if self._owed is not None or phase is Phase.SILENT or phase is Phase.CLOSED:
+            return Timeout.NONE
+        return Timeout.CONTENT if phase is Phase.CONTENT or phase is Phase.CHUNK else Timeout.COMMAND
+
+    @property
+    def timer_mark(self) -> int:
+        """Changes with each command and each 4096 octets of content: a client that sends an octet now and then does not move it."""
+        return self._mark
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Octets received and not yet used. Bounded if the driver does not read while PAUSED."""
+        return len(self._inbox)
+
+    @property
+    def is_idle(self) -> bool:
+        """No transaction is under way and no reply is owed: a 421 now costs nobody anything."""
+        return self._phase <= Phase.READY and self._owed is None and not self._events
+
+    @property
+    def is_tls(self) -> bool:
+        """The session is under TLS."""
+        return self._is_tls
+
+    def greet(self, answer: Reply | None = None) -> None:
+        """Sends the greeting: 220, the default; 554 to serve nothing but QUIT (RFC 5321 3.1); 421 to close."""
+        if answer is None:
+            protocol = "LMTP" if self._settings.dialect is Dialect.LMTP else "ESMTP"
+            answer = reply(220, "", f"{self._settings.hostname} {protocol} {self._settings.banner}")
+        if answer.is_transient:
+            self._close(answer, Ending.DRAIN)
+        else:
+            self._say(answer)
+            self._enter(Cause.GREETED if answer.is_positive else Cause.TURNED_AWAY)
+
+    def allow_auth_in_clear(self, *, allowed: bool) -> None:
+        """Whether this client may send a password without TLS (it is loopback, say). Takes effect at the next EHLO."""
+        self._is_clear_allowed = allowed
+        self._refresh_offers()
+
+    def receive_data(self, data: bytes) -> None:
+        """Octets from the client. Those behind STARTTLS are thrown away until `tls_started` (RFC 3207 4.2)."""
+        if self._phase is not Phase.HANDSHAKE and self._phase is not Phase.CLOSED:
+            self._inbox.receive(data)
+
+    def receive_eof(self) -> None:
+        """The client will send no more. What it said before is still answered."""
+        self._is_eof = True
+
+    def data_to_send(self) -> bytes:
+        """The replies that are due, once."""
+        out = self._out
+        if not out:
+            return b""
+        data = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        self._patience.delay = 0.0
+        return data
+
+    def delay_is_over(self) -> None:
+        """The driver has waited for `delay`."""
+        self._patience.delay = 0.0
+
+    def cut(self, answer: Reply) -> None:
+        """Ends the session from outside (a deadline, a shutdown) with a 421 that answers no command."""
+        if self._ending is Ending.NOT_YET:
+            self._owed = None
+            self._events.clear()
+            self._close(answer, Ending.DRAIN)
+
+    def tls_started(self) -> None:
+        """The handshake is done: all that was said is forgotten, and what came before it in the clear (RFC 3207 4.2)."""
+        self._enter(Cause.TLS_STARTED)
+        self._is_tls = True
+        self._is_logged_in = False
+        self._transaction = _NO_TRANSACTION
+        self._inbox.clear()
+        self._refresh_offers()
+
+    def next_event(self) -> Event | Signal:
+        """The next thing that happened, or why there is none."""
+        if self._events:
+            return self._events.popleft()
+        if self._owed is not None:
+            return PAUSED
+        while True:
+            event = self._step(self)
+            if event is None:
+                continue
+            if event is NEED_DATA and self._is_eof:
+                self._end(Ending.CLOSE)
+                return CLOSED
+            return event
+
+    def reply(self, answer: Reply) -> None:
+        """Answers the event that needed it. 421 also ends the session. For LMTP content each recipient gets this reply."""
+        owed, self._owed = self._owed, None
+        if owed is None:
+            raise LocalProtocolError(f"no reply is owed, but here is {answer}")
+        if answer.code == 421:
+            self._close(answer, Ending.DRAIN)
+            return
+        match owed:
+            case MailFrom():
+                self._answer_mail(owed, answer)
+            case RcptTo():
+                self._answer_rcpt(answer)
+            case ContentWanted():
+                self._answer_content_wanted(answer)
+            case ContentComplete():
+                self._end_transaction(*[answer] * self._answers_due)
+            case Credentials():
+                self._answer_credentials(answer)
+            case _:
+                raise LocalProtocolError(f"{type(owed).__name__} needs no reply")
+
+    def reply_each(self, answers: list[Reply]) -> None:
+        """Answers ContentComplete in LMTP: one reply for each accepted recipient, in their order (RFC 2033 4.2)."""
+        if not isinstance(self._owed, ContentComplete) or len(answers) != self._answers_due:
+            raise LocalProtocolError(f"{len(answers)} replies where {self._answers_due} are due")
+        self._owed = None
+        self._end_transaction(*answers)
+
+    @property
+    def _answers_due(self) -> int:
+        """How many replies the content gets."""
+        return self._transaction.recipients if self._settings.dialect is Dialect.LMTP else 1
+
+    # Steps: one for each phase. None: something was done without an event.
+
+    def _wait(self) -> _Happened:
+        return PAUSED
+
+    def _closed(self) -> _Happened:
+        return CLOSED
+
+    def _read_command(self) -> _Happened:
+        line = self._inbox.next_line(self._line_limit)
+        if line is None:
+            return NEED_DATA
+        self._mark += 1
+        if isinstance(line, BadLine):
+            return self._refuse_line(line)
+        if self._patience.is_refused_too_often:
+            return self._close_after(line, answers.TOO_MANY_REFUSALS)
+        try:
+            command = parse_command(line, self._offers, smtputf8=self._transaction.smtputf8)
+        except CommandError as error:
+            return self._refuse_unread(line, error.reply)
+        if self._phase is Phase.UNWELCOME and command is not QUIT and type(command) is not Bdat:
+            return self._refuse(line, ONLY_QUIT)
+        return _HANDLERS[type(command)](self, line, command)
+
+    def _read_content(self) -> _Happened:
+        inbox, reader = self._inbox, self._reader
+        octets = len(inbox)
+        if not octets:
+            return NEED_DATA
+        inbox.at = reader.read_until_end(inbox.buffer, inbox.at)
+        self._note_progress(octets)
+        return self._report(reader, is_over=reader.ended)
+
+    def _read_chunk(self) -> _Happened:
+        inbox, reader, transaction = self._inbox, self._reader, self._transaction
+        octets = min(len(inbox), transaction.chunk_left)
+        if not octets and transaction.chunk_left:
+            return NEED_DATA
+        reader.read_chunk(inbox.buffer[inbox.at : inbox.at + octets])
+        inbox.at += octets
+        transaction.chunk_left -= octets
+        self._note_progress(octets)
+        is_over = not transaction.chunk_left
+        if is_over and transaction.is_last:
+            reader.finish()
+        return self._report(reader, is_over=is_over)
+
+    def _read_swallowed(self) -> _Happened:
+        """The octets of a BDAT that is refused: they are announced, so they come, and they are no commands (RFC 3030 2)."""
+        octets = min(len(self._inbox), self._swallow_left)
+        if not octets and self._swallow_left:
+            return NEED_DATA
+        self._inbox.at += octets
+        self._swallow_left -= octets
+        self._note_progress(octets)
+        if self._swallow_left:
+            return NEED_DATA
+        self._step = _STEPS[self._phase]
+        return self._after_swallowing()
+
+    def _read_response(self) -> _Happened:
+        line = self._inbox.next_line(lambda _head: AUTH_LINE_OCTETS)
+        if line is None:
+            return NEED_DATA
+        self._mark += 1
+        if isinstance(line, BadLine):
+            self._enter(Cause.LOGIN_OVER)
+            return self._refuse_line(BadLine(_A_RESPONSE, line.fault), answers.RESPONSE_TOO_LONG)
+        return self._respond(line, _A_RESPONSE)
+
+    # Commands.
+
+    def _on_hello(self, line: bytes, command: Hello) -> _Happened:
+        if (command.verb is Verb.LHLO) is not (self._settings.dialect is Dialect.LMTP):
+            return self._refuse(line, UNKNOWN_COMMAND)
+        greeted = Greeted(command.verb, command.name)
+        self._say(self._short_hello if command.verb is Verb.HELO else self._long_hello)
+        if self._phase <= Phase.READY:
+            self._enter(Cause.HELLO)
+            return greeted
+        self._forget_transaction(Cause.HELLO)
+        self._events.append(greeted)
+        return TransactionReset()
+
+    def _on_mail(self, line: bytes, command: Mail) -> _Happened:
+        settings = self._settings
+        refusal = self._out_of_order("MAIL")
+        if refusal:
+            return self._refuse(line, refusal)
+        self._is_mail_refused = False
+        self._mails += 1
+        if settings.mail_max and self._mails > settings.mail_max:
+            return self._close_after(line, answers.TOO_MANY_MAILS)
+        if settings.auth_required and not self._is_logged_in:
+            needs_tls = self._offers.starttls and not self._offers.auth
+            return self._refuse_mail(line, answers.TLS_REQUIRED if needs_tls else answers.LOGIN_REQUIRED)
+        if settings.size_limit and command.parameters.size_bytes > settings.size_limit:
+            return self._refuse_mail(line, self._too_large)
+        return self._ask(MailFrom(command.reverse_path, command.parameters))
+
+    def _on_rcpt(self, line: bytes, command: Rcpt) -> _Happened:
+        refusal = self._out_of_order("RCPT")
+        if refusal:
+            return self._refuse_in_transaction(line, refusal)
+        transaction = self._transaction
+        if self._settings.rcpt_max and transaction.recipients >= self._settings.rcpt_max:
+            return self._decline(line, answers.TOO_MANY_RECIPIENTS)
+        transaction.tried += 1
+        return self._ask(RcptTo(command.forward_path, command.parameters))
+
+    def _on_data(self, line: bytes) -> _Happened:
+        refusal = self._out_of_order("DATA")
+        if refusal:
+            return self._refuse_in_transaction(line, refusal)
+        return self._ask(ContentWanted(self._transaction.declared))
+
+    def _on_bdat(self, line: bytes, command: Bdat) -> _Happened:
+        refusal = ONLY_QUIT if self._phase is Phase.UNWELCOME else self._out_of_order("BDAT")
+        if refusal:
+            return self._swallow(command.size_bytes, lambda: self._refuse_in_transaction(line, refusal))
+        transaction = self._transaction
+        if command.size_bytes < SMALL_CHUNK_OCTETS and not command.last:
+            transaction.small_chunks += 1
+            if transaction.small_chunks > self._settings.small_chunks:
+                return self._close_after(line, answers.TOO_MANY_CHUNKS)
+        transaction.chunk = command
+        transaction.chunk_left = command.size_bytes
+        read = transaction.reader.size_bytes if transaction.reader else 0
+        if self._settings.size_limit and read + command.size_bytes > self._settings.size_limit:
+            return self._swallow(command.size_bytes, lambda: self._abort_transaction(line, self._too_large))
+        if self._phase is Phase.RCPT:
+            return self._ask(ContentWanted(max(transaction.declared, command.size_bytes)))
+        self._enter(Cause.CHUNK_BEGINS)
+        return None
+
+    def _on_auth(self, line: bytes, command: Auth) -> _Happened:
+        line = b"AUTH " + command.mechanism.encode()  # what else it holds is nobody's business
+        if not self._settings.auth_mechanisms:
+            return self._refuse(line, NOT_IMPLEMENTED)
+        refusal = self._out_of_order("AUTH") or (answers.ALREADY_LOGGED_IN if self._is_logged_in else None)
+        if refusal:
+            return self._refuse(line, refusal)
+        if not self._offers.auth:
+            return self._refuse(line, answers.NOT_IN_CLEAR)
+        if command.mechanism not in self._offers.auth:
+            return self._refuse(line, answers.MECHANISM_UNKNOWN)
+        self._enter(Cause.LOGIN_BEGINS)
+        self._exchange = start_exchange(command.mechanism)
+        initial = command.initial_response.encode()
+        return self._respond(b"" if initial == b"=" else initial or None, line)
+
+    def _respond(self, response: bytes | None, line: bytes) -> _Happened:
+        exchange = self._exchange
+        if exchange is None:
+            raise LocalProtocolError("no AUTH exchange is under way")
+        try:
+            step = exchange.respond(None if response is None else decode_response(response))
+        except SaslError as error:
+            self._enter(Cause.LOGIN_OVER)
+            return self._refuse(line, error.reply)
+        if isinstance(step, Challenge):
+            self._say(step.reply)
+            return None
+        return self._ask(step)
+
+    def _on_simple(self, line: bytes, command: Simple) -> _Happened:
+        match command.verb:
+            case "DATA":
+                return self._on_data(line)
+            case "RSET":
+                self._is_mail_refused = False
+                self._say(answers.OK)
+                self._forget_transaction(Cause.TRANSACTION_OVER)
+                return self._count_idle(line) or TransactionReset()
+            case "QUIT":
+                self._close(self._goodbye, Ending.CLOSE)
+                return QuitReceived()
+            case "STARTTLS":
+                return self._on_starttls(line)
+            case verb:
+                self._say(answers.BY_VERB[verb])
+                return self._count_idle(line) or CommandAnswered(line[:RECORDED_OCTETS])
+
+    def _on_starttls(self, line: bytes) -> _Happened:
+        if not self._settings.starttls:
+            return self._refuse(line, NOT_IMPLEMENTED)
+        refusal = self._out_of_order("STARTTLS") or (answers.ALREADY_TLS if self._is_tls else None)
+        if refusal:
+            return self._refuse(line, refusal)
+        self._say(answers.READY_FOR_TLS)
+        self._inbox.clear()
+        self._enter(Cause.STARTTLS)
+        return TlsWanted()
+
+    # What the replies from outside change.
+
+    def _answer_mail(self, owed: MailFrom, answer: Reply) -> None:
+        self._say(answer)
+        if answer.is_positive:
+            self._transaction = _Transaction(owed.parameters.size_bytes, smtputf8=owed.parameters.smtputf8)
+            self._enter(Cause.MAIL_ACCEPTED)
+        else:
+            self._is_mail_refused = True
+            self._note_refusal(answer)
+
+    def _answer_rcpt(self, answer: Reply) -> None:
+        self._say(answer)
+        if answer.is_positive:
+            self._transaction.recipients += 1
+            self._enter(Cause.RCPT_ACCEPTED)
+        else:
+            self._note_refusal(answer)
+
+    def _answer_content_wanted(self, answer: Reply) -> None:
+        transaction = self._transaction
+        chunk = transaction.chunk
+        if answer.is_positive:
+            transaction.reader = ContentReader(self._settings.content_limits)
+            if chunk is None:
+                self._say(answer)
+            self._enter(Cause.CONTENT_WELCOME if chunk is None else Cause.CHUNK_BEGINS)
+        elif chunk is None:
+            self._end_transaction(answer)
+        else:
+            self._swallow(chunk.size_bytes, lambda: self._end_transaction(answer))
+
+    def _answer_credentials(self, answer: Reply) -> None:
+        self._say(answer)
+        self._is_logged_in = answer.is_positive
+        if not self._is_logged_in:
+            self._note_refusal(answer)
+        self._enter(Cause.LOGIN_OVER)
+
+    # Content.
+
+    def _report(self, reader: ContentReader, *, is_over: bool) -> _Happened:
+        """What the octets just read amount to; `is_over`: the end of data, or of a chunk, was among them."""
+        transaction = self._transaction
+        if reader.fault and transaction.refusal is None:
+            return self._break(reader.fault, is_over=is_over)
+        is_complete = is_over and transaction.is_last
+        if transaction.refusal is not None:
+            if not is_over:
+                return NEED_DATA
+            self._end_transaction(*[transaction.refusal] * (self._answers_due if is_complete else 1))
+            return None
+        piece = reader.take_piece()
+        if is_complete:
+            event = self._ask(ContentComplete(reader.size_bytes, reader.dots, reader.is_8bit))
+            if not piece:
+                return event
+            self._events.append(event)
+        elif is_over:
+            self._say(answers.CHUNK_READ)
+            self._enter(Cause.CHUNK_READ)
+        elif not piece:
+            return NEED_DATA
+        return ContentPiece(piece) if piece else None
+
+    def _break(self, fault: Fault, *, is_over: bool) -> Event:
+        """The content is at fault. Too much of it is swallowed to its end; after a bare CR or LF no end can be trusted."""
+        transaction = self._transaction
+        if fault is Fault.BARE_LINE_END:
+            for _ in range(self._answers_due):
+                self._say(answers.BARE_LINE_END)
+            self._end(Ending.DRAIN)
+            return ContentBroken(answers.BARE_LINE_END)
+        refusal = self._too_large if fault is Fault.TOO_LARGE else answers.HEADER_TOO_LONG
+        transaction.refusal = refusal
+        self._patience.err()
+        if is_over:
+            self._end_transaction(*[refusal] * (self._answers_due if transaction.is_last else 1))
+        return ContentBroken(refusal)
+
+    def _swallow(self, octets: int, then: Callable[[], Event | None]) -> _Happened:
+        self._swallow_left = octets
+        self._after_swallowing = then
+        self._step = ServerConnection._read_swallowed
+        return None
+
+    def _end_transaction(self, *due: Reply) -> None:
+        """The content, or DATA, has got its answer, whichever: nothing of the transaction is left (RFC 5321 4.1.1.4)."""
+        for answer in due:
+            self._say(answer)
+        if due[0].is_positive:
+            self._patience.renew()
+        else:
+            self._note_refusal(due[0])
+        self._forget_transaction(Cause.TRANSACTION_OVER)
+
+    def _forget_transaction(self, cause: Cause) -> None:
+        self._transaction = _NO_TRANSACTION
+        self._enter(cause)
+
+    def _abort_transaction(self, line: bytes, refusal: Reply) -> Event:
+        """A chunk is refused, and with it all of its message: what is left of it would be no message."""
+        event: Event = self._refuse(line, refusal)
+        if self._phase is Phase.CLOSED:
+            return event
+        if self._transaction.reader is not None:
+            event = ContentBroken(refusal)
+        elif self._transaction is not _NO_TRANSACTION:
+            self._events.append(TransactionReset())
+        self._forget_transaction(Cause.TRANSACTION_OVER)
+        return event
+
+    # Refusals and the end.
+
+    def _out_of_order(self, verb: str) -> Reply | None:
+        refusal = OUT_OF_ORDER[verb].get(self._phase)
+        if refusal is RCPT_FIRST and self._transaction.tried:
+            return NO_RECIPIENT
+        return LHLO_FIRST if refusal is HELLO_FIRST and self._settings.dialect is Dialect.LMTP else refusal
+
+    def _refuse(self, line: bytes, refusal: Reply) -> CommandRefused:
+        """An error of the client: counted, slowed, and cut at last."""
+        if not self._patience.err():
+            return self._close_after(line, answers.TOO_MANY_ERRORS)
+        return self._decline(line, refusal)
+
+    def _decline(self, line: bytes, refusal: Reply) -> CommandRefused:
+        """A refusal that is not the client's error."""
+        self._say(refusal)
+        return CommandRefused(line[:RECORDED_OCTETS], refusal)
+
+    def _refuse_in_transaction(self, line: bytes, refusal: Reply) -> CommandRefused:
+        """Out of order; no error where the commands were pipelined behind a MAIL, or behind RCPTs, that we refused."""
+        if self._is_mail_refused or refusal is NO_RECIPIENT:
+            return self._decline(line, refusal)
+        return self._refuse(line, refusal)
+
+    def _refuse_mail(self, line: bytes, refusal: Reply) -> CommandRefused:
+        self._is_mail_refused = True
+        return self._refuse(line, refusal)
+
+    def _refuse_unread(self, line: bytes, refusal: Reply) -> Event:
+        """The line is no command."""
+        verb = line[:8].partition(b" ")[0].upper()
+        if verb == b"AUTH":
+            line = verb  # a password may stand behind it
+        if verb in _WEB_VERBS:
+            return self._close_after(line, answers.NOT_A_WEB_SERVER)
+        if self._phase is Phase.UNWELCOME:
+            return self._refuse(line, ONLY_QUIT)
+        if verb == b"MAIL":
+            return self._refuse_mail(line, refusal)
+        return self._abort_transaction(line, refusal) if refusal is BAD_CHUNK else self._refuse(line, refusal)
+
+    def _note_refusal(self, answer: Reply) -> None:
+        if answer.is_permanent:
+            self._patience.refuse()
+
+    def _refuse_line(self, line: BadLine, too_long: Reply = answers.LINE_TOO_LONG) -> CommandRefused:
+        if line.fault is LineFault.ENDLESS:
+            return self._close_after(line.head, answers.ENDLESS_LINE)
+        return self._refuse(line.head, too_long if line.fault is LineFault.TOO_LONG else answers.BARE_LF_IN_COMMAND)
+
+    def _close_after(self, line: bytes, farewell: Reply) -> CommandRefused:
+        self._close(farewell, Ending.DRAIN)
+        return CommandRefused(line[:RECORDED_OCTETS], farewell)
+
+    def _count_idle(self, line: bytes) -> CommandRefused | None:
+        """A command that does nothing was answered. Too many of them without a message between are errors."""
+        return None if self._patience.idle() else self._close_after(line, answers.TOO_MANY_ERRORS)
+
+    def _close(self, farewell: Reply, ending: Ending) -> None:
+        self._say(farewell)
+        self._end(ending)
+
+    def _end(self, ending: Ending) -> None:
+        self._ending = ending
+        self._inbox.clear()
+        self._enter(Cause.ENDED)
+
+    # Small parts.
+
+    @property
+    def _reader(self) -> ContentReader:
+        reader = self._transaction.reader
+        if reader is None:
+            raise LocalProtocolError("no content is being read")
+        return reader
+
+    def _enter(self, cause: Cause) -> None:
+        self._phase = phase = TRANSITIONS[self._phase, cause]
+        self._step = _STEPS[phase]
+
+    def _ask(self, event: Event) -> Event:
+        self._owed = event
+        return event
+
+    def _say(self, answer: Reply) -> None:
+        self._out.append(answer.encode())
+
+    def _line_limit(self, head: bytes) -> int:
+        return command_line_limit(head, self._offers)
+
+    def _note_progress(self, octets: int) -> None:
+        self._since_mark += octets
+        if self._since_mark >= PROGRESS_OCTETS:
+            self._since_mark = 0
+            self._mark += 1
+
+    def _refresh_offers(self) -> None:
+        settings = self._settings
+        self._offers = settings.offers(tls=self._is_tls, auth=self._is_tls or self._is_clear_allowed)
+        self._short_hello = Reply(250, "", (settings.hostname,))
+        self._long_hello = Reply(250, "", (settings.hostname, *self._offers.lines()))
+
+
+def _nothing() -> None:
+    """What follows when nothing was swallowed."""
+
+
+_HANDLERS: dict[type[Command], Callable[[ServerConnection, bytes, Any], _Happened]] = {
+    Hello: ServerConnection._on_hello,
+    Mail: ServerConnection._on_mail,
+    Rcpt: ServerConnection._on_rcpt,
+    Bdat: ServerConnection._on_bdat,
+    Auth: ServerConnection._on_auth,
+    Simple: ServerConnection._on_simple,
+}
+
+_STEPS: dict[Phase, _Step] = {
+    Phase.SILENT: ServerConnection._wait,
+    Phase.UNWELCOME: ServerConnection._read_command,
+    Phase.CONNECTED: ServerConnection._read_command,
+    Phase.READY: ServerConnection._read_command,
+    Phase.MAIL: ServerConnection._read_command,
+    Phase.RCPT: ServerConnection._read_command,
+    Phase.CONTENT: ServerConnection._read_content,
+    Phase.CHUNK: ServerConnection._read_chunk,
+    Phase.CHUNKS: ServerConnection._read_command,
+    Phase.LOGIN: ServerConnection._read_response,
+    Phase.HANDSHAKE: ServerConnection._wait,
+    Phase.CLOSED: ServerConnection._closed,
+}
