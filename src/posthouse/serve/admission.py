@@ -8,12 +8,9 @@ from pathlib import Path
 import msgspec
 
 from posthouse.config import Config, ConfigError, check_files, find_warnings, load_config
-from posthouse.policy.doubts import find_doubts
-from posthouse.policy.gateways import masked_openings
 from posthouse.policy.matrix import matrix_changes
-from posthouse.policy.proof import find_opening
 from posthouse.policy.rules import Rules
-from posthouse.serve.machine import look_around
+from posthouse.serve.closure import examine
 from posthouse.serve.wiring import rules_of
 
 
@@ -41,13 +38,8 @@ def admit(path: Path | None) -> Admitted:
         rules = rules_of(config)
     except ConfigError as error:
         raise NotAdmitted(str(error)) from error
-    source = config.source or "the embedded default"
-    opening = find_opening(rules)
-    if opening is not None:
-        raise NotAdmitted(f"{source} would make an open relay. {opening.sentence}")
-    surroundings = look_around()
-    masked = masked_openings(rules, surroundings.gateways)
-    if masked:
-        raise NotAdmitted(f"{source} may make an open relay. {' '.join(one.sentence for one in masked)}")
-    warnings = (*find_warnings(config), *find_doubts(rules), *surroundings.unread)
-    return Admitted(config, rules, warnings)
+    closure = examine(rules)
+    if not closure.is_closed:
+        source = config.source or "the embedded default"
+        raise NotAdmitted(f"{source} would make an open relay. {' '.join(closure.sentences)}")
+    return Admitted(config, rules, (*find_warnings(config), *closure.doubts))

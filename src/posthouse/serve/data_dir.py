@@ -116,7 +116,7 @@ def _make(path: Path, identity: Identity, mode: int = 0o711) -> None:
         place.mkdir(mode=0o755 if place != path else mode)
         place.chmod(0o755 if place != path else mode)  # mkdir's mode is cut by the umask
         if place == path:
-            os.chown(place, identity.uid, identity.gid)
+            identity.give(place)
     found = path.stat()
     if not stat.S_ISDIR(found.st_mode):
         raise DataDirError(f"{path} is not a directory: remove it, or set another data_dir")
@@ -139,7 +139,7 @@ def _lock(path: Path, identity: Identity) -> int:
         raise DataDirError(
             f"the data directory {path} is in use by another posthouse, pid {holder}: stop that one, or set another data_dir"
         ) from None
-    os.fchown(fd, identity.uid, identity.gid)
+    identity.give(path / "lock")
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
     return fd

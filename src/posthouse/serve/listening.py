@@ -1,6 +1,5 @@
 """Which sockets each worker gets: its own by SO_REUSEPORT, or those of systemd, which all workers share."""
 
-import os
 import socket
 
 import msgspec
@@ -85,7 +84,7 @@ class Listening:
         submit = activation.take_unix(str(data.submit_socket), inherited) or listen_unix(data.submit_socket, 0o666)
         control = listen_unix(data.control_socket, 0o600)
         for path in (data.submit_socket, data.control_socket):
-            os.chown(path, identity.uid, identity.gid)
+            identity.give(path)
         used = {id(one) for place in places for one in place.sockets}
         for unused in inherited:
             if id(unused) not in used:

@@ -1,0 +1,73 @@
+"""The files that systemd reads: hardened enough, and such that the program really lives under them."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from posthouse.config import load_text
+from serve_fake import greeting, serving, write_config
+
+PACKAGING = Path(__file__).parents[2] / "packaging"
+
+
+def _systemd_analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("systemd-analyze is not installed (Debian package systemd)")
+    return subprocess.run([program, *arguments], check=False, capture_output=True, text=True, timeout=60)
+
+
+def test_unit_exposes_at_most_one_and_a_half() -> None:
+    done = _systemd_analyze(
+        "security", "--offline=true", "--threshold=15", "--no-pager", str(PACKAGING / "posthouse.service")
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    level = re.search(r"exposure level for posthouse.service: ([\d.]+)", done.stdout)
+    assert level
+    assert float(level[1]) <= 1.5
+
+
+def test_units_hold_no_word_that_systemd_does_not_know(tmp_path: Path) -> None:
+    for name in ("posthouse.service", "posthouse.socket"):
+        text = (PACKAGING / name).read_text().replace("/usr/bin/posthouse", sys.executable)
+        (tmp_path / name).write_text(text)
+    done = _systemd_analyze("verify", str(tmp_path / "posthouse.service"), str(tmp_path / "posthouse.socket"))
+    ours = [line for line in done.stderr.splitlines() if "posthouse." in line]
+    assert not ours
+
+
+def test_unit_stops_for_good_on_what_wants_a_person() -> None:
+    from posthouse.serve.start import EXIT_SYNC_FAILED
+
+    unit = (PACKAGING / "posthouse.service").read_text()
+    assert f"RestartPreventExitStatus=2 {EXIT_SYNC_FAILED}\n" in unit
+
+
+def test_socket_unit_opens_what_listeners_can_name(tmp_path: Path) -> None:
+    addresses = re.findall(r"^ListenStream=(.*)$", (PACKAGING / "posthouse.socket").read_text(), re.MULTILINE)
+    assert len(addresses) == 6
+    text = 'hostname = "mx.example.org"\n' + "".join(f'[[listener]]\naddress = "{one}"\n' for one in addresses)
+    config = load_text(text, tmp_path / "posthouse.toml")
+    assert {one.port for one in config.listeners} == {25, 465, 587}
+
+
+_NO_WRITABLE_CODE = """
+import ctypes, os, sys
+if ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) != 0:  # PR_SET_MDWE, Linux 6.3: what MemoryDenyWriteExecute asks for
+    sys.exit(99)
+os.execv(sys.executable, sys.argv[1:])
+"""
+
+
+def test_server_runs_where_memory_is_never_writable_and_executable(tmp_path: Path) -> None:
+    probe = subprocess.run([sys.executable, "-c", _NO_WRITABLE_CODE, sys.executable, "-c", ""], check=False, timeout=30)
+    if probe.returncode == 99:
+        pytest.skip("this kernel is older than Linux 6.3 and knows no PR_SET_MDWE")
+    with serving(write_config(tmp_path, workers=1), prefix=[sys.executable, "-c", _NO_WRITABLE_CODE]) as server:
+        (port,) = server.ready()
+        assert greeting(port).startswith("220")
+        assert server.stop() == 0
