@@ -12,7 +12,7 @@ HEADER_LIMIT: Final = 256 * 1024
 """Octets of a message in which its header must end; the SMTP engine refuses a longer one."""
 
 _FOLD: Final = re.compile(rb"\r\n(?=[ \t])")  # RFC 5322 2.2.3: unfolding removes the CRLF, nothing else
-_OBSOLETE_RECEIVED: Final = re.compile(rb"(?:\A|\n)received[ \t]+:")  # RFC 5322 4.5: blanks before the colon
+_OBSOLETE_RECEIVED: Final = re.compile(rb"\nreceived[ \t]+:")  # RFC 5322 4.5: blanks before the colon
 
 
 class Field(NamedTuple):
@@ -65,9 +65,9 @@ def field(header: bytes, name: bytes) -> bytes | None:
 
 def count_received(header: bytes) -> int:
     """How many Received fields a header holds: the hops so far (RFC 5321 6.3)."""
-    lowered = header.lower()
-    count = lowered.count(b"\nreceived:") + lowered.startswith(b"received:")
-    if b"received " in lowered or b"received\t" in lowered:
+    lowered = b"\n" + header.lower()
+    count = lowered.count(b"\nreceived:")
+    if lowered.count(b"\nreceived") != count:  # Received-SPF, mostly
         count += len(_OBSOLETE_RECEIVED.findall(lowered))
     return count
 
