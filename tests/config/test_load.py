@@ -383,6 +383,12 @@ def test_a_password_that_may_go_in_the_clear_is_worth_a_warning():
     assert "has no tls" in find_warnings(load(submission))[0]
 
 
+def test_every_public_name_of_the_package_is_there():
+    import posthouse.config
+
+    assert all(getattr(posthouse.config, name) for name in posthouse.config.__all__)
+
+
 SECTION_STRUCTS = {
     "listener.tls": "TlsSettings",
     "relay": "RelaySettings",

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from posthouse.config.consistency import check_consistency, find_warnings
     from posthouse.config.error import ConfigError
     from posthouse.config.load import default_config, load_config, load_text
-    from posthouse.config.search import LocalServer, find_config, find_local
+    from posthouse.config.search import LocalServer, find_config, find_data_dir, find_local
     from posthouse.config.settings import (
         Config,
         HistorySettings,
@@ -45,6 +45,7 @@ _HOMES = {
     "search": (
         "LocalServer",
         "find_config",
+        "find_data_dir",
         "find_local",
     ),
     "settings": (
@@ -102,6 +103,7 @@ __all__ = [
     "check_files",
     "default_config",
     "find_config",
+    "find_data_dir",
     "find_local",
     "find_warnings",
     "load_config",

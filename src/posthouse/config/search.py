@@ -84,6 +84,11 @@ def find_local(explicit: Path | None) -> LocalServer:
     )
 
 
+def find_data_dir(explicit: Path | None) -> Path:
+    """The data directory alone: for commands that ask the running server. ConfigError."""
+    return find_local(explicit).data_dir
+
+
 def machine_name() -> str:
     """The machine's name, with its domain when /etc/hosts knows it. DNS is not asked: a start must not wait for it."""
     name = os.uname().nodename.lower()

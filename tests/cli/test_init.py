@@ -1,0 +1,105 @@
+"""`posthouse init`: a file that is proved before it is written, and never overwrites."""
+
+import io
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from posthouse.cli.program import run
+from posthouse.config import load_config, load_text
+from posthouse.config.compose import Wishes, compose_config
+
+
+@pytest.fixture
+def init(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def init(*words, stdin=""):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        return run(["init", *words])
+
+    return init
+
+
+def test_without_wishes_it_means_the_embedded_default(init, capsys):
+    assert init("--yes") == 0
+    assert "posthouse serve" in capsys.readouterr().out
+    written, default = load_config(), load_text("", Path("posthouse.toml").absolute())
+    assert (written.listeners, written.relay, written.routes) == (default.listeners, default.relay, default.routes)
+    assert sorted(path.name for path in Path().iterdir()) == ["posthouse.toml"]
+
+
+def test_every_wish_is_in_the_file(init):
+    words = (
+        "--hostname mx.example.org --data-dir data --postmaster me@example.org --listen 127.0.0.1:2626 --listen [::1]:2626 "
+        "--trust 192.0.2.0/24 --gateway-as-stranger 192.0.2.1 --local-domain example.org --local-domain example.net "
+        "--relay-domain dept.example.org --relay-to smtp://192.0.2.9:25 --smart-host smart.example.net:587 "
+        "--smart-host-user me --smart-host-password-stdin --config etc/mine.toml"
+    )
+    assert init(*words.split(), stdin='pass "word\n') == 0
+    config = load_config(Path("etc/mine.toml"))
+    directory = Path("etc").absolute()
+    assert (config.hostname, config.data_dir, config.postmaster) == (
+        "mx.example.org",
+        directory / "data",
+        "me@example.org",
+    )
+    assert [listener.host for listener in config.listeners] == ["127.0.0.1", "::1"]
+    assert config.relay.trusted_networks == ("127.0.0.1", "::1", "192.0.2.0/24")
+    assert config.relay.gateways_as_strangers == ("192.0.2.1",)
+    assert config.relay.local_domains == ("example.org", "example.net")
+    assert [(route.domain, route.to) for route in config.routes] == [
+        (("example.org", "example.net"), (f"maildir:{directory}/data/mail/{{local_part}}",)),
+        (("dept.example.org",), ("smtp://192.0.2.9:25",)),
+        (("*",), ("smtp://smart.example.net:587",)),
+    ]
+    login = config.routes[2].login
+    assert login.user == "me"
+    assert login.password_file.read_text() == 'pass "word\n'
+    assert stat.S_IMODE(login.password_file.stat().st_mode) == 0o600
+
+
+def test_what_is_there_is_not_overwritten(init, capsys):
+    Path("posthouse.toml").write_text("# mine\n")
+    assert init("--yes") == 2
+    assert "exists already" in capsys.readouterr().err
+    assert Path("posthouse.toml").read_text() == "# mine\n"
+
+
+def test_a_password_that_is_there_is_not_overwritten(init):
+    Path("smart-host.password").write_text("mine\n")
+    words = ["--smart-host", "a.example:587", "--smart-host-user", "me", "--smart-host-password-stdin"]
+    assert init(*words, stdin="new\n") == 2
+    assert Path("smart-host.password").read_text() == "mine\n"
+    assert not Path("posthouse.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--trust 0.0.0.0/0", "would make an open relay"),
+        ("--relay-domain *", "would make an open relay"),
+        ("--trust 192.0.2.5/24", 'write "192.0.2.0/24"'),
+        ("--listen 25", "needs a port"),
+        ("--hostname a_b..c", "not a domain name"),
+        ("--smart-host-user me", "needs --smart-host"),
+        ("--smart-host a.example:587 --smart-host-user me", "--smart-host-password-stdin"),
+        ("--smart-host a.example:x", "to smtp://a.example:x"),
+    ],
+)
+def test_a_wish_that_cannot_be_is_refused_and_nothing_is_written(init, capsys, words, sentence):
+    assert init(*words.split(), "--yes") == 2
+    assert sentence in capsys.readouterr().err
+    assert list(Path().iterdir()) == []
+
+
+def test_any_text_is_quoted_so_that_it_stays_text():
+    wishes = Wishes(
+        hostname="mx.example.org", smart_host="a.example:587", smart_host_user='a"\\\n\x7f', password_file="p"
+    )
+    text = compose_config(wishes)
+    import tomllib
+
+    assert tomllib.loads(text)["route"][0]["login"]["user"] == 'a"\\\n\x7f'

@@ -1,0 +1,124 @@
+"""The command line as a whole: help, names, exit statuses, the reference pages."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from posthouse.cli.options import Fault, fail, print_json
+from posthouse.cli.program import COMMANDS, program, run
+from posthouse.cli.reference import PAGES
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def commands():
+    """Every command with its words, groups as well."""
+    found = []
+
+    def walk(command, words):
+        found.append((words, command))
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            for name in command.list_commands(context):
+                walk(command.get_command(context, name), f"{words} {name}".strip())
+
+    walk(program, "")
+    return found
+
+
+def test_the_table_says_what_each_command_says_of_itself():
+    context = click.Context(program)
+    for name, (_, line) in COMMANDS.items():
+        assert program.get_command(context, name).get_short_help_str(200) == line, name
+
+
+def test_every_command_takes_config_and_explains_each_option():
+    for words, command in commands():
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert "--config" in options, words
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.help, f"{words} {parameter.opts}"
+
+
+def test_help_loads_no_command():
+    program_text = (
+        "import sys; from posthouse.cli.program import run; run(['--help']);"
+        "print([name for name in sys.modules if name.startswith('posthouse.')], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program_text], capture_output=True, text=True, check=True)
+    assert "posthouse.cli.serve" not in done.stderr
+    assert "posthouse.serve" not in done.stderr
+    assert all(name in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_reference_is_up_to_date(name):
+    assert (DOCS / name).read_text() == PAGES[name](), "run: python -m posthouse.cli.reference docs"
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        (["user", "--help"], 0),
+        (["nonsense"], 2),
+        (["user", "list", "--nonsense"], 2),
+        (["user", "list", "--config", "/nonexistent/posthouse.toml"], 2),
+        (["--config", "/nonexistent/posthouse.toml", "user", "list"], 2),
+    ],
+)
+def test_exit_statuses(words, status, capsys):
+    assert run(words) == status
+    shown = capsys.readouterr()
+    assert "Traceback" not in shown.err
+    if status:
+        assert shown.out == ""
+        assert shown.err
+
+
+def test_a_wrong_configuration_is_one_plain_sentence(tmp_path, capsys):
+    (tmp_path / "posthouse.toml").write_text("hostnam = 'x'\n")
+    assert run(["user", "list", "--config", str(tmp_path / "posthouse.toml")]) == 2
+    assert capsys.readouterr().err == (
+        f"posthouse: {tmp_path}/posthouse.toml:1: there is no key or section hostnam; did you mean hostname?\n"
+    )
+
+
+def test_python_m_posthouse_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "posthouse", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("posthouse ")
+
+
+def test_a_reader_that_stops_early_is_no_fault():
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m posthouse completion bash | true"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script_for_the_shell(shell, capsys):
+    assert run(["completion", shell]) == 0
+    assert "_POSTHOUSE_COMPLETE" in capsys.readouterr().out
+
+
+def test_the_shell_completes_commands(tmp_path):
+    env = {"COMP_WORDS": "posthouse us", "COMP_CWORD": "1", "_POSTHOUSE_COMPLETE": "bash_complete"}
+    done = subprocess.run([sys.executable, "-m", "posthouse"], capture_output=True, text=True, env=env, check=False)
+    assert done.stdout.split() == ["plain,usage", "plain,user"]
+
+
+def test_json_is_one_document_with_paths_and_enums_as_text(capsys):
+    print_json({"path": Path("/x"), "status": (1, 2)})
+    assert json.loads(capsys.readouterr().out) == {"path": "/x", "status": [1, 2]}
+    with pytest.raises(Fault):
+        fail("no", 1)
