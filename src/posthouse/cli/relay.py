@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from posthouse.cli.options import ExitStatus, config_option, fail, json_option, print_json
-from posthouse.config import find_data_dir
+from posthouse.config.search import find_local
 from posthouse.serve.control import ControlError, ServerNotRunning, ask
 
 _WORDS = {
@@ -20,7 +20,7 @@ _WORDS = {
 @json_option
 def command(what: str, config_path: Path | None, as_json: bool) -> int:
     """0 when it is so, 1 for `status` when relaying is off; works without a running server too."""
-    data_dir = find_data_dir(config_path)
+    data_dir = find_local(config_path).data_dir
     try:
         state = ask(data_dir, f"relay-{what}")["relay"]
         is_running = True

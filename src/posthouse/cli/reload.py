@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from posthouse.cli.options import ExitStatus, config_option, fail, json_option, print_json
-from posthouse.config import find_data_dir
+from posthouse.config.search import find_local
 from posthouse.serve.control import ControlError, ServerNotRunning, ask
 
 
@@ -15,7 +15,7 @@ from posthouse.serve.control import ControlError, ServerNotRunning, ask
 def command(config_path: Path | None, as_json: bool) -> int:
     """0 when it is in force, 1 when it was refused, 2 when no server runs."""
     try:
-        answer = ask(find_data_dir(config_path), "reload", timeout=180.0)
+        answer = ask(find_local(config_path).data_dir, "reload", timeout=180.0)
     except ServerNotRunning as error:
         fail(str(error))
     except ControlError as error:
