@@ -16,6 +16,7 @@ from typing import cast
 import msgspec
 
 from posthouse.net.tls import TlsError, TlsLayer
+from posthouse.net.transcript import Transcript
 from posthouse.smtp.client import (
     Answered,
     Asked,
@@ -101,13 +102,20 @@ class PeerLost(Exception):
 class ClientChannel(asyncio.Protocol):
     """One connection to one server. Made by `connect`; `engine` says what may be said, `flush` sends it."""
 
-    def __init__(self, engine: ClientConnection, timeouts: ClientTimeouts, tls: TlsLayer | None = None) -> None:
+    def __init__(
+        self,
+        engine: ClientConnection,
+        timeouts: ClientTimeouts,
+        tls: TlsLayer | None = None,
+        transcript: Transcript | None = None,
+    ) -> None:
         self.engine = engine
         self.timeouts = timeouts
         self.tls_description = ""
         self._loop = asyncio.get_running_loop()
         self._seconds = timeouts.by_name()
         self._tls = tls
+        self._transcript = transcript
         self._answers: collections.deque[Answered] = collections.deque()
         self._lost: PeerLost | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -137,6 +145,8 @@ class ClientChannel(asyncio.Protocol):
             data = self._decrypt(self._tls, data)
             if not data:
                 return
+        if self._transcript is not None:
+            self._transcript.received(data)
         for event in self.engine.receive_data(data):
             if isinstance(event, Answered):
                 self._answers.append(event)
@@ -268,6 +278,8 @@ class ClientChannel(asyncio.Protocol):
             self._transport.write(pending)
         if not self.tls_description and tls.is_handshake_done:
             self.tls_description = tls.description
+            if self._transcript is not None:
+                self._transcript.note(tls.description)
             if self.engine.state is ClientState.TLS_WANTED:
                 self.engine.tls_started()
             self._wake()
@@ -283,6 +295,8 @@ class ClientChannel(asyncio.Protocol):
     def _write(self, pieces: Sequence[bytes]) -> None:
         if not pieces or self._transport.is_closing():
             return
+        if self._transcript is not None:
+            self._transcript.sent(b"".join(pieces))
         if self._tls is None:
             if len(pieces) == 1:
                 self._transport.write(pieces[0])
@@ -350,6 +364,7 @@ async def connect(
     dialect: Verb = Verb.EHLO,
     source_address: str = "",
     implicit_tls: ssl.SSLContext | None = None,
+    transcript: Transcript | None = None,
 ) -> ClientChannel:
     """A connected channel; the greeting is still to come as its first answer. Raises PeerLost.
 
@@ -357,9 +372,11 @@ async def connect(
     """
     loop = asyncio.get_running_loop()
     engine = ClientConnection(dialect)
+    if transcript is not None:
+        transcript.note(f"connecting to {endpoint}")
     try:
         tls = TlsLayer(implicit_tls, server_side=False, server_name=endpoint.name) if implicit_tls else None
-        channel = ClientChannel(engine, timeouts, tls)
+        channel = ClientChannel(engine, timeouts, tls, transcript)
         async with asyncio.timeout(timeouts.connect):
             if endpoint.socket_path:
                 await loop.create_unix_connection(lambda: channel, endpoint.socket_path)

@@ -16,6 +16,7 @@ from posthouse.mail.reason import Reason, Slug
 from posthouse.mail.status import Stage
 from posthouse.net.client import NO_REPLY, ClientChannel, ClientTimeouts, Endpoint, Loss, PeerLost, connect
 from posthouse.net.tls import TlsError, client_context
+from posthouse.net.transcript import Transcript
 from posthouse.smtp.event import Verb
 from posthouse.smtp.reply import Reply
 from posthouse.transports.api import Unavailable
@@ -60,6 +61,7 @@ class SmtpSettings(msgspec.Struct, frozen=True):
     messages: int = 0
     recipients: int = 100
     timeouts: ClientTimeouts = ClientTimeouts()
+    transcript: Transcript | None = None
 
 
 class _Refused(Exception):
@@ -139,6 +141,7 @@ class _Opening:
                 dialect=settings.dialect,
                 source_address=settings.source_address,
                 implicit_tls=implicit,
+                transcript=settings.transcript,
             )
             self._stage = Stage.GREETING
             await self._expect_welcome(channel)
