@@ -205,13 +205,22 @@ class OwnFiles:
         self.finished: dict[str, tuple[int, int]] = {}
         """name → (length, CRC-32) of contents that are synced and wait for accept."""
         self.octets_in_flight = 0
+        self._is_closed = False
 
     def open(self, name: str) -> "FileSink":
         """A new file."""
         return FileSink(self, name)
 
+    def submit(self, work: Callable[..., None], *arguments: object) -> None:
+        """Has a thread do it; once they have ended, does it here."""
+        if self._is_closed:
+            work(*arguments)
+        else:
+            self.threads.submit(work, *arguments)
+
     def close(self) -> None:
         """Waits for the threads."""
+        self._is_closed = True
         self.threads.shutdown(wait=True, cancel_futures=False)
 
 
@@ -259,7 +268,7 @@ class FileSink:
         """All octets are written and synced."""
         await self._settled()
         self._is_writing = True
-        self._files.threads.submit(self._sync)
+        self._files.submit(self._sync)
         await self._settled()
         self._files.finished[self.name] = (self._length, self._checksum)
         return Content(self._length, dots, is_8bit, file=ContentFile(str(self._path), 0, self._length))
@@ -272,12 +281,12 @@ class FileSink:
         self._files.finished.pop(self.name, None)
         self._files.octets_in_flight -= self._length
         if not self._is_writing:
-            self._files.threads.submit(self._remove)
+            self._files.submit(self._remove)
 
     def _pump(self) -> None:
         pieces, self._waiting = self._waiting, []
         self._is_writing = True
-        self._files.threads.submit(self._write, pieces)
+        self._files.submit(self._write, pieces)
 
     async def _settled(self) -> None:
         while self._is_writing and self._error is None:
@@ -317,7 +326,7 @@ class FileSink:
         if self._is_abandoned or self._error is not None:
             self._waiting.clear()
             if self._is_abandoned:
-                self._files.threads.submit(self._remove)
+                self._files.submit(self._remove)
         elif self._waiting:
             self._pump()
         if self._waiter is not None and not self._waiter.done():

@@ -1,4 +1,4 @@
-"""What happened to each message: one SQLite file a day beside the queue, so that forgetting a day is an unlink.
+"""What happened to each message: a SQLite file a day (a busy day has several), so that forgetting is an unlink.
 
 The history is for people; the queue is the promise. It is written before the queue's commit (a message that has left the
 queue is never without its end), with synchronous=NORMAL, and a fault in it is counted and shown but never refuses mail.
@@ -6,13 +6,11 @@ queue is never without its end), with synchronous=NORMAL, and a fault in it is c
 
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
 from posthouse.mail.envelope import Origin
-from posthouse.spool.record import HistoryEvent, decode_event
 from posthouse.spool.rows import MultiInsert
 
 DIRECTORY_NAME = "history"
@@ -20,6 +18,7 @@ DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
 _CHECKPOINT_EVENTS = 8000
 _CLIENTS_MAX = 10_000
+_PART_MAX = 256 * 1024 * 1024
 OTHERS = "others"
 
 _TABLES = """
@@ -56,15 +55,6 @@ class HistoryLimits(msgspec.Struct, frozen=True):
     size_bytes: int = 2_000_000_000
 
 
-class UsageKey(msgspec.Struct, frozen=True):
-    """Who used the relay by which right in which hour (milliseconds since 1970)."""
-
-    hour: int
-    client: str
-    login: str
-    grant: str
-
-
 class History:
     """The writing side, owned by one spool. `note_*` and `stage` belong to the loop, `commit` and `upkeep` to the thread."""
 
@@ -81,9 +71,10 @@ class History:
         self.errors = 0
         """Batches of history that could not be written."""
         self._day = -1
+        self._part_max = min(_PART_MAX, max(limits.size_bytes // 8, 1))
+        self._path: Path | None = None
         self._connection: sqlite3.Connection | None = None
-        self._open_day(now)
-        self._forget_old(now)
+        self._open_part(now)
 
     def note(self, queue_id: int, event_text: str) -> None:
         """One event of one message, as JSON."""
@@ -146,16 +137,18 @@ class History:
         return self._since_checkpoint >= _CHECKPOINT_EVENTS or now // DAY_MS != self._day
 
     def upkeep(self, now: int) -> None:
-        """Begins a new day's file, forgets old days, checkpoints."""
-        if now // DAY_MS != self._day:
-            self._open_day(now)
-            self._forget_old(now)
-        elif self._since_checkpoint >= _CHECKPOINT_EVENTS and self._connection is not None:
+        """Checkpoints, begins a new file when the day or the file is over, forgets what is too old or too much."""
+        if self._since_checkpoint >= _CHECKPOINT_EVENTS and self._connection is not None:
             self._since_checkpoint = 0
             try:
                 self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             except sqlite3.Error:
                 self.errors += 1
+        if now // DAY_MS != self._day or self._is_part_full():
+            self._open_part(now)
+
+    def _is_part_full(self) -> bool:
+        return self._path is not None and self._path.exists() and self._path.stat().st_size >= self._part_max
 
     def last_queue_id(self) -> int:
         """The greatest id of today's file, 0 if none."""
@@ -190,72 +183,46 @@ class History:
             except sqlite3.Error:
                 self._connection = None
 
-    def _open_day(self, now: int) -> None:
+    def _open_part(self, now: int) -> None:
         self.close()
         self._day = now // DAY_MS
-        path = self._directory / day_name(now)
         try:
             self._directory.mkdir(mode=0o700, exist_ok=True)
-            self._connection = _open(path)
-        except sqlite3.DatabaseError:  # damaged by a power cut, say: keep it for its owner and begin anew
-            self.errors += 1
-            _set_aside(path)
+            path = self._part(now)
             try:
                 self._connection = _open(path)
-            except sqlite3.Error:
-                self._connection = None
-        except OSError:
+            except sqlite3.DatabaseError:  # damaged by a power cut, say: kept for its owner, and begun anew
+                self.errors += 1
+                _set_aside(path)
+                self._connection = _open(path)
+            self._path = path
+            self._forget_old(now)
+        except (OSError, sqlite3.Error):
             self.errors += 1
 
+    def _part(self, now: int) -> Path:
+        """The day's last file, or the next one when that is large."""
+        day = day_of(now)
+        parts = sorted(self._directory.glob(f"{day}-???.db"))
+        if not parts:
+            return self._directory / f"{day}-000.db"
+        if parts[-1].stat().st_size < self._part_max:
+            return parts[-1]
+        return self._directory / f"{day}-{int(parts[-1].stem[-3:]) + 1:03d}.db"
+
     def _forget_old(self, now: int) -> None:
-        keep_from = day_name(now - (self._limits.days - 1) * DAY_MS)
-        days = sorted(self._directory.glob("????????.db"), reverse=True)
+        keep_from = day_of(now - (self._limits.days - 1) * DAY_MS)
         total = 0
-        for path in days:
+        for path in sorted(self._directory.glob("????????-???.db"), reverse=True):
             total += path.stat().st_size
-            if path.name != day_name(now) and (path.name < keep_from or total > self._limits.size_bytes):
+            if path != self._path and (path.name < keep_from or total > self._limits.size_bytes):
                 for suffix in ("", "-wal", "-shm"):
                     path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def day_name(now: int) -> str:
-    """The file of a day (UTC): "20261124.db"."""
-    return time.strftime("%Y%m%d.db", time.gmtime(now / 1000))
-
-
-def read_events(shard_directory: Path, queue_id: int) -> list[HistoryEvent]:
-    """All that is remembered of a message, oldest first; empty when nothing is."""
-    found: list[tuple[int, str]] = []
-    for connection in _open_days(shard_directory, queue_id >> 20, None):
-        found += connection.execute("SELECT n, data FROM event WHERE queue_id=?", (queue_id,)).fetchall()
-    return [decode_event(text) for _, text in sorted(found)]
-
-
-def _open_days(shard_directory: Path, since: int, until: int | None) -> Iterator[sqlite3.Connection]:
-    """Read-only connections to the days between two times (ms), one after the other."""
-    first = day_name(max(since - DAY_MS, 0))
-    last = day_name(until) if until is not None else "99999999.db"
-    for path in sorted((shard_directory / DIRECTORY_NAME).glob("????????.db")):
-        if first <= path.name <= last:
-            connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=2.0)
-            try:
-                yield connection
-            finally:
-                connection.close()
-
-
-def read_usage(shard_directory: Path, since: int, until: int) -> Iterable[tuple[UsageKey, int, int, int]]:
-    """(key, messages, recipients, octets) of each hour from `since` until before `until`."""
-    for connection in _open_days(shard_directory, since, until):
-        for row in connection.execute("SELECT * FROM usage WHERE hour>=? AND hour<?", (since, until)):
-            yield UsageKey(*row[:4]), row[4], row[5], row[6]
-
-
-def read_refusals(shard_directory: Path, since: int, until: int) -> Iterable[tuple[UsageKey, int]]:
-    """(key, times) of each hour; the key's `grant` holds the refusal's slug."""
-    for connection in _open_days(shard_directory, since, until):
-        for row in connection.execute("SELECT * FROM refusal WHERE hour>=? AND hour<?", (since, until)):
-            yield UsageKey(*row[:4]), row[4]
+def day_of(now: int) -> str:
+    """A day (UTC) as the names of its files begin: "20261124"."""
+    return time.strftime("%Y%m%d", time.gmtime(now / 1000))
 
 
 def _open(path: Path) -> sqlite3.Connection:

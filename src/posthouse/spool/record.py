@@ -5,7 +5,7 @@ import msgspec
 from posthouse.mail.envelope import Envelope, Origin
 from posthouse.mail.outcome import Deferred, Delivered, Failed, Outcome, Relayed
 from posthouse.mail.reason import Reason, Slug
-from posthouse.smtp.address import NULL_PATH, Path
+from posthouse.smtp.address import NULL_PATH, AddressError, Path
 from posthouse.smtp.event import BodyType, Ret
 from posthouse.spool.api import Fate, Retry
 
@@ -190,20 +190,9 @@ def octets_path(octets: bytes) -> Path:
 
 def path_text(path: Path) -> str:
     """A path for people, without angle brackets; "" for the null path, "postmaster" for the one without a domain."""
-    local = path.local_part
-    if not path.domain:
-        return local.decode("utf-8", "backslashreplace")
-    if local.isalnum():
-        return f"{local.decode('ascii')}@{path.domain}"
-    text = local.decode("utf-8", "backslashreplace")
-    if not local or local[0] == 46 or local[-1] == 46 or b".." in local or _must_quote(text):
-        escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-        text = f'"{escaped}"'
-    return f"{text}@{path.domain}"
-
-
-_ATOM = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'*+-/=?^_`{|}~.")
-
-
-def _must_quote(text: str) -> bool:
-    return any(c not in _ATOM for c in text if c < "\x80")
+    if path.is_null:
+        return ""
+    try:
+        return str(path)
+    except AddressError:  # a control character: no path on the wire, but the history must say something
+        return f"{path.local_part.decode('utf-8', 'backslashreplace')}@{path.domain}"

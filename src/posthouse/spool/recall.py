@@ -1,0 +1,89 @@
+"""Reading the history: what happened to a message, and who used the relay. Server running or not."""
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from posthouse.spool.history import DAY_MS, DIRECTORY_NAME, day_of
+from posthouse.spool.read_only import open_read_only
+from posthouse.spool.record import HistoryEvent, decode_event
+from posthouse.spool.shard import shard_directories
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What one client, under one login, used by one kind of grant in a period."""
+
+    client: str
+    login: str
+    grant: str
+    messages: int
+    recipients: int
+    size_bytes: int
+
+
+class Refusals(msgspec.Struct, frozen=True):
+    """How often one client, under one login, was refused for one reason in a period."""
+
+    client: str
+    login: str
+    slug: str
+    times: int
+
+
+def events_of(shard_directory: Path, queue_id: int) -> list[HistoryEvent]:
+    """All that is remembered of a message, oldest first; empty when nothing is. Unreadable."""
+    found: list[tuple[int, str]] = []
+    for connection in _open_days(shard_directory, queue_id >> 20, None):
+        found += connection.execute("SELECT n, data FROM event WHERE queue_id=?", (queue_id,)).fetchall()
+    return [decode_event(text) for _, text in sorted(found)]
+
+
+def usage(data_dir: Path, since: int, until: int) -> list[Usage]:
+    """Who used the relay from `since` until before `until` (milliseconds since 1970, counted by whole hours); most first."""
+    sums: dict[tuple[str, str, str], list[int]] = {}
+    for _, directory in shard_directories(data_dir):
+        for connection in _open_days(directory, since, until):
+            rows = connection.execute(
+                "SELECT client, login, grant_kind, messages, recipients, octets FROM usage WHERE hour>=? AND hour<?",
+                (since - since % 3_600_000, until),
+            )
+            for client, login, grant, *counts in rows:
+                found = sums.setdefault((client, login, grant), [0, 0, 0])
+                for n, count in enumerate(counts):
+                    found[n] += count
+    listed = [Usage(*key, *counts) for key, counts in sums.items()]
+    return sorted(listed, key=lambda row: (-row.recipients, row.client, row.login, row.grant))
+
+
+def refusals(data_dir: Path, since: int, until: int) -> list[Refusals]:
+    """Who was refused, as `usage`; most first."""
+    sums: dict[tuple[str, str, str], int] = {}
+    for _, directory in shard_directories(data_dir):
+        for connection in _open_days(directory, since, until):
+            rows = connection.execute(
+                "SELECT client, login, slug, times FROM refusal WHERE hour>=? AND hour<?",
+                (since - since % 3_600_000, until),
+            )
+            for client, login, slug, times in rows:
+                sums[client, login, slug] = sums.get((client, login, slug), 0) + times
+    listed = [Refusals(*key, times) for key, times in sums.items()]
+    return sorted(listed, key=lambda row: (-row.times, row.client, row.login, row.slug))
+
+
+def _open_days(shard_directory: Path, since: int, until: int | None) -> Iterator[sqlite3.Connection]:
+    """Read-only connections to the days between two times (ms), one after the other. A day may vanish meanwhile."""
+    first = day_of(max(since - DAY_MS, 0))
+    last = day_of(until + DAY_MS) if until is not None else "99999999"
+    for path in sorted((shard_directory / DIRECTORY_NAME).glob("????????-???.db")):
+        if not first <= path.name[:8] <= last:
+            continue
+        try:
+            connection = open_read_only(path)
+        except FileNotFoundError:
+            continue
+        try:
+            yield connection
+        finally:
+            connection.close()
