@@ -16,6 +16,7 @@ import re
 from posthouse.smtp.address import AddressError, Path
 from posthouse.smtp.command import Auth, Bdat, Command, Hello, Mail, Rcpt, Simple
 from posthouse.smtp.dots import stuffer
+from posthouse.smtp.driving import LocalProtocolError
 from posthouse.smtp.event import (
     NO_MAIL_PARAMETERS,
     NO_RCPT_PARAMETERS,
@@ -29,10 +30,6 @@ from posthouse.smtp.event import (
 )
 from posthouse.smtp.extension import NO_OFFERS, Offers, parse_offers
 from posthouse.smtp.reply import Reply, ReplyError, ReplyReader
-
-
-class LocalProtocolError(Exception):
-    """The caller wanted to write what can't be written now, or never; a fault of ours."""
 
 
 class Asked(enum.Enum):
@@ -119,6 +116,7 @@ _written_domain = re.compile(r"[A-Za-z0-9_.-]*|\[[A-Za-z0-9:.-]+\]", re.ASCII).f
 _breaks_line = re.compile(rb"[\r\n\0]").search
 _DATA, _RSET, _NOOP, _QUIT, _STARTTLS = (Simple(verb).encode() for verb in ("DATA", "RSET", "NOOP", "QUIT", "STARTTLS"))
 _END_OF_DATA = b".\r\n"
+_IN_CLEAR = "octets in the clear after STARTTLS"
 
 
 class ClientConnection:
@@ -280,10 +278,10 @@ class ClientConnection:
 
     def receive_data(self, data: bytes) -> list[ClientEvent]:
         """Takes octets from the socket (from the TLS layer, once there is one); what they mean, in order."""
-        if self._is_in(ClientState.BROKEN):
+        if not data or self._is_in(ClientState.BROKEN):
             return []
         if self._is_in(ClientState.TLS_WANTED):
-            return [self._break("octets in the clear after STARTTLS")]
+            return [self._break(_IN_CLEAR)]
         events: list[ClientEvent] = []
         reader = self._reader
         reader.receive_data(data)
@@ -295,10 +293,11 @@ class ClientConnection:
                 if self._is_in(ClientState.BROKEN):
                     return events
         except ReplyError as error:
-            events.append(self._break(str(error)))
+            in_clear = self._is_in(ClientState.TLS_WANTED)
+            events.append(self._break(_IN_CLEAR if in_clear else str(error)))
             return events
         if self._is_in(ClientState.TLS_WANTED) and not reader.is_between_replies:
-            events.append(self._break("octets in the clear after STARTTLS"))
+            events.append(self._break(_IN_CLEAR))
         return events
 
     def _is_in(self, state: ClientState) -> bool:
@@ -307,7 +306,7 @@ class ClientConnection:
     def _match(self, reply: Reply) -> ClientEvent | None:
         """Finds the command that a reply answers, and what follows from it."""
         if self.state is ClientState.TLS_WANTED:
-            return self._break("octets in the clear after STARTTLS")
+            return self._break(_IN_CLEAR)
         if self.state is ClientState.CONTENT:
             return self._interrupted(reply)
         if not self._asked:

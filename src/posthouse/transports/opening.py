@@ -17,6 +17,7 @@ from posthouse.mail.status import Stage
 from posthouse.net.client import NO_REPLY, ClientChannel, ClientTimeouts, Endpoint, Loss, PeerLost, connect
 from posthouse.net.tls import TlsError, client_context
 from posthouse.net.transcript import Transcript
+from posthouse.smtp.driving import LocalProtocolError
 from posthouse.smtp.event import Verb
 from posthouse.smtp.reply import Reply
 from posthouse.transports.api import Unavailable
@@ -119,12 +120,15 @@ class _Opening:
         try:
             return await self._open()
         except PeerLost as lost:
-            if self._stage is not Stage.TLS or not self._may_do_without_tls():
+            if self._stage is not Stage.TLS or lost.loss is Loss.BROKEN or not self._may_do_without_tls():
                 return unavailable(lost, self._stage, str(self._endpoint))
         except _Refused as refused:
             return turned_away(refused.reply, self._stage, str(self._endpoint))
         except _NotAsDemanded as fault:
             return self._not_as_demanded(fault)
+        except LocalProtocolError as error:
+            words = f"was not spoken to: {error}; correct hello_name or login"
+            return self._not_as_demanded(_NotAsDemanded(Slug.CONFIGURATION, "4.3.5", words))
         # RFC 7435: mail servers with broken TLS are reached in the clear rather than not at all.
         self._uses_tls = False
         return await self.run()

@@ -18,7 +18,7 @@ from posthouse.mail.reason import Reason, Slug
 from posthouse.mail.status import Stage, asks_for_fewer_recipients
 from posthouse.net.client import ClientChannel, Loss, PeerLost
 from posthouse.smtp.address import Path as MailPath
-from posthouse.smtp.client import LocalProtocolError
+from posthouse.smtp.driving import LocalProtocolError
 from posthouse.smtp.event import NO_RCPT_PARAMETERS, BodyType, MailParameters, Notify, RcptParameters, Verb
 from posthouse.smtp.reply import Reply
 from posthouse.transports.api import Attempt, Feed
@@ -175,6 +175,9 @@ class Session:
                 attempt = self._feed.take()
                 if attempt is None:
                     return None
+                if not attempt.indices:
+                    self._feed.report(attempt, [])
+                    continue
                 job = Job(attempt, self._feed)
             self._plan(job)
         self._opened += 1
