@@ -8,15 +8,17 @@ import binascii
 
 import msgspec
 
+from posthouse.smtp import answers
+from posthouse.smtp.command import NOT_IMPLEMENTED, Auth
 from posthouse.smtp.event import Credentials
 from posthouse.smtp.reply import Reply, reply
 
-MECHANISMS = ("PLAIN", "LOGIN")
+MECHANISMS = frozenset({"PLAIN", "LOGIN"})
+"""What this module can do."""
 
 CANCELLED = reply(501, "5.7.0", "Authentication cancelled")
 NOT_BASE64 = reply(501, "5.5.2", "The response is not base64")
 NOT_CREDENTIALS = reply(501, "5.5.2", "The response holds no login and password")
-MECHANISM_UNKNOWN = reply(504, "5.5.4", "That authentication mechanism is not offered")
 
 
 class SaslError(Exception):
@@ -68,25 +70,42 @@ class LoginExchange:
 Exchange = PlainExchange | LoginExchange
 
 
-def start_exchange(mechanism: str) -> Exchange:
-    """An exchange for one of MECHANISMS; SaslError for any other."""
-    match mechanism:
-        case "PLAIN":
-            return PlainExchange()
-        case "LOGIN":
-            return LoginExchange()
-        case _:
-            raise SaslError(MECHANISM_UNKNOWN)
+class Authentication:
+    """The AUTH side of one session: whether anyone is logged in, and the exchange under way."""
 
+    def __init__(self, mechanisms: tuple[str, ...]) -> None:
+        self.is_logged_in = False
+        self._mechanisms = mechanisms
+        self._exchange: Exchange = PlainExchange()
 
-def decode_response(line: bytes) -> bytes:
-    """The octets behind one line of the client. SaslError when it cancels, or is not base64."""
-    if line == b"*":
-        raise SaslError(CANCELLED)
-    try:
-        return base64.b64decode(line, validate=True)
-    except binascii.Error as error:
-        raise SaslError(NOT_BASE64) from error
+    def refusal(self, mechanism: str, offered: tuple[str, ...]) -> Reply | None:
+        """Why an AUTH command cannot begin an exchange; `offered` is what EHLO names now."""
+        if not self._mechanisms:
+            return NOT_IMPLEMENTED
+        if self.is_logged_in:
+            return answers.ALREADY_LOGGED_IN
+        if not offered:
+            return answers.NOT_IN_CLEAR
+        return None if mechanism in offered and mechanism in MECHANISMS else answers.MECHANISM_UNKNOWN
+
+    def begin(self, command: Auth) -> Challenge | Credentials:
+        """Begins an exchange; SaslError as in `respond`."""
+        self._exchange = LoginExchange() if command.mechanism == "LOGIN" else PlainExchange()
+        if not command.initial_response:
+            return self._exchange.respond(None)
+        if command.initial_response == "=":  # an empty one (RFC 4954 4)
+            return self._exchange.respond(b"")
+        return self.respond(command.initial_response.encode())
+
+    def respond(self, line: bytes) -> Challenge | Credentials:
+        """Takes one line of the client. SaslError when it cancels, or says what is no credentials."""
+        if line == b"*":
+            raise SaslError(CANCELLED)
+        try:
+            response = base64.b64decode(line, validate=True)
+        except binascii.Error as error:
+            raise SaslError(NOT_BASE64) from error
+        return self._exchange.respond(response)
 
 
 _ASK_LOGIN = Challenge(reply(334, "", "VXNlcm5hbWU6"))  # "Username:"

@@ -12,7 +12,7 @@ the driver shuts its sending side, reads on a little and closes, so that the rep
 """
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from posthouse.smtp import answers
@@ -52,10 +52,10 @@ from posthouse.smtp.event import (
     TransactionReset,
     Verb,
 )
-from posthouse.smtp.line import BadLine, Inbox, LineFault
-from posthouse.smtp.patience import Patience
+from posthouse.smtp.line import BadLine, Inbox
+from posthouse.smtp.outbox import RECORDED_OCTETS, Outbox
 from posthouse.smtp.reply import CONTENT_WELCOME, Reply, reply
-from posthouse.smtp.sasl import Challenge, Exchange, SaslError, decode_response, start_exchange
+from posthouse.smtp.sasl import Authentication, Challenge, SaslError
 from posthouse.smtp.settings import Dialect, ServerSettings
 from posthouse.smtp.state import (
     HELLO_FIRST,
@@ -68,7 +68,9 @@ from posthouse.smtp.state import (
     Cause,
     Phase,
 )
+from posthouse.smtp.transaction import NO_TRANSACTION, Transaction
 
+# Drivers and handlers find all they need here.
 __all__ = [
     "CLOSED",
     "CONTENT_WELCOME",
@@ -83,44 +85,8 @@ __all__ = [
     "Timeout",
 ]
 
-SMALL_CHUNK_OCTETS = 512
 PROGRESS_OCTETS = 4096
-RECORDED_OCTETS = 512
 
-
-class _Transaction:
-    """From MAIL to the reply to the content."""
-
-    __slots__ = (
-        "chunk",
-        "chunk_left",
-        "declared",
-        "reader",
-        "recipients",
-        "refusal",
-        "small_chunks",
-        "smtputf8",
-        "tried",
-    )
-
-    def __init__(self, declared: int, *, smtputf8: bool) -> None:
-        self.declared = declared
-        self.smtputf8 = smtputf8
-        self.tried = 0
-        self.recipients = 0
-        self.reader: ContentReader | None = None
-        self.refusal: Reply | None = None  # what the content will get at its end; it is only swallowed now
-        self.chunk: Bdat | None = None  # None: the content comes by DATA
-        self.chunk_left = 0
-        self.small_chunks = 0
-
-    @property
-    def is_last(self) -> bool:
-        """Nothing follows what is being read: it comes by DATA, or it is the chunk that says LAST."""
-        return self.chunk is None or self.chunk.last
-
-
-_NO_TRANSACTION = _Transaction(0, smtputf8=False)
 _A_RESPONSE = b"(a response to AUTH)"
 _WEB_VERBS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"CONNECT"})
 _Happened = Event | Signal | None
@@ -133,25 +99,23 @@ class ServerConnection:
 
     def __init__(self, settings: ServerSettings) -> None:
         self._settings = settings
-        self._patience = Patience(settings)
+        self._outbox = Outbox(settings)
         self._inbox = Inbox(lf_suffices=settings.normalize)
-        self._out: list[bytes] = []
         self._events: collections.deque[Event] = collections.deque()
         self._owed: Event | None = None
         self._phase = Phase.SILENT
-        self._ending = Ending.NOT_YET
         self._is_eof = False
         self._is_tls = False
-        self._is_logged_in = False
         self._is_clear_allowed = settings.auth_in_clear_allowed
-        self._transaction = _NO_TRANSACTION
+        self._transaction = NO_TRANSACTION
         self._is_mail_refused = False
-        self._exchange: Exchange | None = None
+        self._authentication = Authentication(settings.auth_mechanisms)
         self._swallow_left = 0
         self._after_swallowing: Callable[[], Event | None] = _nothing
         self._mails = 0
         self._mark = 0
         self._since_mark = 0
+        self._content_limits = settings.content_limits
         self._too_large = answers.too_large(settings.size_limit)
         self._goodbye = reply(221, "2.0.0", f"{settings.hostname} closing the connection")
         self._step: _Step = ServerConnection._wait
@@ -162,12 +126,12 @@ class ServerConnection:
     @property
     def delay(self) -> float:
         """Seconds to wait before sending what is to be sent: grows with the client's errors."""
-        return self._patience.delay if self._out else 0.0
+        return self._outbox.patience.delay if self._outbox else 0.0
 
     @property
     def ending(self) -> Ending:
         """Whether, and how, to end the connection once everything is sent."""
-        return self._ending
+        return self._outbox.ending
 
     @property
     def timeout(self) -> Timeout:
@@ -175,7 +139,7 @@ class ServerConnection:
         phase = self._phase
         if phase is Phase.HANDSHAKE:
             return Timeout.HANDSHAKE
-        if self._owed is not None or phase is Phase.SILENT or phase is Phase.CLOSED:
+        if self._owed is not None or phase is Phase.SILENT or self._outbox.ending is not Ending.NOT_YET:
             return Timeout.NONE
         return Timeout.CONTENT if phase is Phase.CONTENT or phase is Phase.CHUNK else Timeout.COMMAND
 
@@ -205,9 +169,9 @@ class ServerConnection:
             protocol = "LMTP" if self._settings.dialect is Dialect.LMTP else "ESMTP"
             answer = reply(220, "", f"{self._settings.hostname} {protocol} {self._settings.banner}")
         if answer.is_transient:
-            self._close(answer, Ending.DRAIN)
+            self._outbox.close(answer, Ending.DRAIN)
         else:
-            self._say(answer)
+            self._outbox.say(answer)
             self._enter(Cause.GREETED if answer.is_positive else Cause.TURNED_AWAY)
 
     def allow_auth_in_clear(self, *, allowed: bool) -> None:
@@ -217,7 +181,7 @@ class ServerConnection:
 
     def receive_data(self, data: bytes) -> None:
         """Octets from the client. Those behind STARTTLS are thrown away until `tls_started` (RFC 3207 4.2)."""
-        if self._phase is not Phase.HANDSHAKE and self._phase is not Phase.CLOSED:
+        if self._phase is not Phase.HANDSHAKE and self._outbox.ending is Ending.NOT_YET:
             self._inbox.receive(data)
 
     def receive_eof(self) -> None:
@@ -226,31 +190,25 @@ class ServerConnection:
 
     def data_to_send(self) -> bytes:
         """The replies that are due, once."""
-        out = self._out
-        if not out:
-            return b""
-        data = out[0] if len(out) == 1 else b"".join(out)
-        out.clear()
-        self._patience.delay = 0.0
-        return data
+        return self._outbox.take()
 
     def delay_is_over(self) -> None:
         """The driver has waited for `delay`."""
-        self._patience.delay = 0.0
+        self._outbox.patience.delay = 0.0
 
     def cut(self, answer: Reply) -> None:
         """Ends the session from outside (a deadline, a shutdown) with a 421 that answers no command."""
-        if self._ending is Ending.NOT_YET:
+        if self._outbox.ending is Ending.NOT_YET:
             self._owed = None
             self._events.clear()
-            self._close(answer, Ending.DRAIN)
+            self._outbox.close(answer, Ending.DRAIN)
 
     def tls_started(self) -> None:
         """The handshake is done: all that was said is forgotten, and what came before it in the clear (RFC 3207 4.2)."""
         self._enter(Cause.TLS_STARTED)
         self._is_tls = True
-        self._is_logged_in = False
-        self._transaction = _NO_TRANSACTION
+        self._authentication.is_logged_in = False
+        self._transaction = NO_TRANSACTION
         self._inbox.clear()
         self._refresh_offers()
 
@@ -260,14 +218,15 @@ class ServerConnection:
             return self._events.popleft()
         if self._owed is not None:
             return PAUSED
-        while True:
+        outbox = self._outbox
+        while outbox.ending is Ending.NOT_YET:
             event = self._step(self)
             if event is None:
                 continue
-            if event is NEED_DATA and self._is_eof:
-                self._end(Ending.CLOSE)
-                return CLOSED
-            return event
+            if event is not NEED_DATA or not self._is_eof:
+                return event
+            outbox.ending = Ending.CLOSE
+        return CLOSED
 
     def reply(self, answer: Reply) -> None:
         """Answers the event that needed it. 421 also ends the session. For LMTP content each recipient gets this reply."""
@@ -275,7 +234,7 @@ class ServerConnection:
         if owed is None:
             raise LocalProtocolError(f"no reply is owed, but here is {answer}")
         if answer.code == 421:
-            self._close(answer, Ending.DRAIN)
+            self._outbox.close(answer, Ending.DRAIN)
             return
         match owed:
             case MailFrom():
@@ -291,12 +250,12 @@ class ServerConnection:
             case _:
                 raise LocalProtocolError(f"{type(owed).__name__} needs no reply")
 
-    def reply_each(self, answers: list[Reply]) -> None:
+    def reply_each(self, replies: Sequence[Reply]) -> None:
         """Answers ContentComplete in LMTP: one reply for each accepted recipient, in their order (RFC 2033 4.2)."""
-        if not isinstance(self._owed, ContentComplete) or len(answers) != self._answers_due:
-            raise LocalProtocolError(f"{len(answers)} replies where {self._answers_due} are due")
+        if not isinstance(self._owed, ContentComplete) or len(replies) != self._answers_due:
+            raise LocalProtocolError(f"{len(replies)} replies where {self._answers_due} are due")
         self._owed = None
-        self._end_transaction(*answers)
+        self._end_transaction(*replies)
 
     @property
     def _answers_due(self) -> int:
@@ -308,28 +267,25 @@ class ServerConnection:
     def _wait(self) -> _Happened:
         return PAUSED
 
-    def _closed(self) -> _Happened:
-        return CLOSED
-
     def _read_command(self) -> _Happened:
         line = self._inbox.next_line(self._line_limit)
         if line is None:
             return NEED_DATA
         self._mark += 1
         if isinstance(line, BadLine):
-            return self._refuse_line(line)
-        if self._patience.is_refused_too_often:
-            return self._close_after(line, answers.TOO_MANY_REFUSALS)
+            return self._outbox.refuse_line(line, answers.LINE_TOO_LONG)
+        if self._outbox.patience.is_refused_too_often:
+            return self._outbox.refuse_and_close(line, answers.TOO_MANY_REFUSALS)
         try:
             command = parse_command(line, self._offers, smtputf8=self._transaction.smtputf8)
         except CommandError as error:
             return self._refuse_unread(line, error.reply)
         if self._phase is Phase.UNWELCOME and command is not QUIT and type(command) is not Bdat:
-            return self._refuse(line, ONLY_QUIT)
+            return self._outbox.refuse(line, ONLY_QUIT)
         return _HANDLERS[type(command)](self, line, command)
 
     def _read_content(self) -> _Happened:
-        inbox, reader = self._inbox, self._reader
+        inbox, reader = self._inbox, self._transaction.reader
         octets = len(inbox)
         if not octets:
             return NEED_DATA
@@ -338,18 +294,13 @@ class ServerConnection:
         return self._report(reader, is_over=reader.ended)
 
     def _read_chunk(self) -> _Happened:
-        inbox, reader, transaction = self._inbox, self._reader, self._transaction
-        octets = min(len(inbox), transaction.chunk_left)
+        inbox, transaction = self._inbox, self._transaction
+        octets = len(inbox)
         if not octets and transaction.chunk_left:
             return NEED_DATA
-        reader.read_chunk(inbox.buffer[inbox.at : inbox.at + octets])
-        inbox.at += octets
-        transaction.chunk_left -= octets
-        self._note_progress(octets)
-        is_over = not transaction.chunk_left
-        if is_over and transaction.is_last:
-            reader.finish()
-        return self._report(reader, is_over=is_over)
+        is_over = transaction.read_chunk(inbox)
+        self._note_progress(octets - len(inbox))
+        return self._report(transaction.reader, is_over=is_over)
 
     def _read_swallowed(self) -> _Happened:
         """The octets of a BDAT that is refused: they are announced, so they come, and they are no commands (RFC 3030 2)."""
@@ -371,16 +322,16 @@ class ServerConnection:
         self._mark += 1
         if isinstance(line, BadLine):
             self._enter(Cause.LOGIN_OVER)
-            return self._refuse_line(BadLine(_A_RESPONSE, line.fault), answers.RESPONSE_TOO_LONG)
-        return self._respond(line, _A_RESPONSE)
+            return self._outbox.refuse_line(BadLine(_A_RESPONSE, line.fault), answers.RESPONSE_TOO_LONG)
+        return self._go_on(_A_RESPONSE, lambda: self._authentication.respond(line))
 
     # Commands.
 
     def _on_hello(self, line: bytes, command: Hello) -> _Happened:
         if (command.verb is Verb.LHLO) is not (self._settings.dialect is Dialect.LMTP):
-            return self._refuse(line, UNKNOWN_COMMAND)
+            return self._outbox.refuse(line, UNKNOWN_COMMAND)
         greeted = Greeted(command.verb, command.name)
-        self._say(self._short_hello if command.verb is Verb.HELO else self._long_hello)
+        self._outbox.say(self._short_hello if command.verb is Verb.HELO else self._long_hello)
         if self._phase <= Phase.READY:
             self._enter(Cause.HELLO)
             return greeted
@@ -392,16 +343,17 @@ class ServerConnection:
         settings = self._settings
         refusal = self._out_of_order("MAIL")
         if refusal:
-            return self._refuse(line, refusal)
+            return self._outbox.refuse(line, refusal)
         self._is_mail_refused = False
         self._mails += 1
         if settings.mail_max and self._mails > settings.mail_max:
-            return self._close_after(line, answers.TOO_MANY_MAILS)
-        if settings.auth_required and not self._is_logged_in:
+            return self._outbox.refuse_and_close(line, answers.TOO_MANY_MAILS)
+        if settings.auth_required and not self._authentication.is_logged_in:
             needs_tls = self._offers.starttls and not self._offers.auth
             return self._refuse_mail(line, answers.TLS_REQUIRED if needs_tls else answers.LOGIN_REQUIRED)
         if settings.size_limit and command.parameters.size_bytes > settings.size_limit:
-            return self._refuse_mail(line, self._too_large)
+            self._is_mail_refused = True
+            return self._outbox.decline(line, self._too_large)
         return self._ask(MailFrom(command.reverse_path, command.parameters))
 
     def _on_rcpt(self, line: bytes, command: Rcpt) -> _Happened:
@@ -410,7 +362,7 @@ class ServerConnection:
             return self._refuse_in_transaction(line, refusal)
         transaction = self._transaction
         if self._settings.rcpt_max and transaction.recipients >= self._settings.rcpt_max:
-            return self._decline(line, answers.TOO_MANY_RECIPIENTS)
+            return self._outbox.decline(line, answers.TOO_MANY_RECIPIENTS)
         transaction.tried += 1
         return self._ask(RcptTo(command.forward_path, command.parameters))
 
@@ -425,14 +377,10 @@ class ServerConnection:
         if refusal:
             return self._swallow(command.size_bytes, lambda: self._refuse_in_transaction(line, refusal))
         transaction = self._transaction
-        if command.size_bytes < SMALL_CHUNK_OCTETS and not command.last:
-            transaction.small_chunks += 1
-            if transaction.small_chunks > self._settings.small_chunks:
-                return self._close_after(line, answers.TOO_MANY_CHUNKS)
-        transaction.chunk = command
-        transaction.chunk_left = command.size_bytes
-        read = transaction.reader.size_bytes if transaction.reader else 0
-        if self._settings.size_limit and read + command.size_bytes > self._settings.size_limit:
+        transaction.begin_chunk(command)
+        if transaction.small_chunks > self._settings.small_chunks:
+            return self._outbox.refuse_and_close(line, answers.TOO_MANY_CHUNKS)
+        if self._settings.size_limit and transaction.octets_read + command.size_bytes > self._settings.size_limit:
             return self._swallow(command.size_bytes, lambda: self._abort_transaction(line, self._too_large))
         if self._phase is Phase.RCPT:
             return self._ask(ContentWanted(max(transaction.declared, command.size_bytes)))
@@ -441,33 +389,22 @@ class ServerConnection:
 
     def _on_auth(self, line: bytes, command: Auth) -> _Happened:
         line = b"AUTH " + command.mechanism.encode()  # what else it holds is nobody's business
-        if not self._settings.auth_mechanisms:
-            return self._refuse(line, NOT_IMPLEMENTED)
-        refusal = self._out_of_order("AUTH") or (answers.ALREADY_LOGGED_IN if self._is_logged_in else None)
+        refusal = self._out_of_order("AUTH") or self._authentication.refusal(command.mechanism, self._offers.auth)
         if refusal:
-            return self._refuse(line, refusal)
-        if not self._offers.auth:
-            return self._refuse(line, answers.NOT_IN_CLEAR)
-        if command.mechanism not in self._offers.auth:
-            return self._refuse(line, answers.MECHANISM_UNKNOWN)
+            return self._outbox.refuse(line, refusal)
         self._enter(Cause.LOGIN_BEGINS)
-        self._exchange = start_exchange(command.mechanism)
-        initial = command.initial_response.encode()
-        return self._respond(b"" if initial == b"=" else initial or None, line)
+        return self._go_on(line, lambda: self._authentication.begin(command))
 
-    def _respond(self, response: bytes | None, line: bytes) -> _Happened:
-        exchange = self._exchange
-        if exchange is None:
-            raise LocalProtocolError("no AUTH exchange is under way")
+    def _go_on(self, line: bytes, step: Callable[[], Challenge | Credentials]) -> _Happened:
         try:
-            step = exchange.respond(None if response is None else decode_response(response))
+            result = step()
         except SaslError as error:
             self._enter(Cause.LOGIN_OVER)
-            return self._refuse(line, error.reply)
-        if isinstance(step, Challenge):
-            self._say(step.reply)
-            return None
-        return self._ask(step)
+            return self._outbox.refuse(line, error.reply)
+        if isinstance(result, Credentials):
+            return self._ask(result)
+        self._outbox.say(result.reply)
+        return None
 
     def _on_simple(self, line: bytes, command: Simple) -> _Happened:
         match command.verb:
@@ -475,25 +412,25 @@ class ServerConnection:
                 return self._on_data(line)
             case "RSET":
                 self._is_mail_refused = False
-                self._say(answers.OK)
+                self._outbox.say(answers.OK)
                 self._forget_transaction(Cause.TRANSACTION_OVER)
-                return self._count_idle(line) or TransactionReset()
+                return self._outbox.note_idle(line) or TransactionReset()
             case "QUIT":
-                self._close(self._goodbye, Ending.CLOSE)
+                self._outbox.close(self._goodbye, Ending.CLOSE)
                 return QuitReceived()
             case "STARTTLS":
                 return self._on_starttls(line)
             case verb:
-                self._say(answers.BY_VERB[verb])
-                return self._count_idle(line) or CommandAnswered(line[:RECORDED_OCTETS])
+                self._outbox.say(answers.BY_VERB[verb])
+                return self._outbox.note_idle(line) or CommandAnswered(line[:RECORDED_OCTETS])
 
     def _on_starttls(self, line: bytes) -> _Happened:
         if not self._settings.starttls:
-            return self._refuse(line, NOT_IMPLEMENTED)
+            return self._outbox.refuse(line, NOT_IMPLEMENTED)
         refusal = self._out_of_order("STARTTLS") or (answers.ALREADY_TLS if self._is_tls else None)
         if refusal:
-            return self._refuse(line, refusal)
-        self._say(answers.READY_FOR_TLS)
+            return self._outbox.refuse(line, refusal)
+        self._outbox.say(answers.READY_FOR_TLS)
         self._inbox.clear()
         self._enter(Cause.STARTTLS)
         return TlsWanted()
@@ -501,29 +438,29 @@ class ServerConnection:
     # What the replies from outside change.
 
     def _answer_mail(self, owed: MailFrom, answer: Reply) -> None:
-        self._say(answer)
+        self._outbox.say(answer)
         if answer.is_positive:
-            self._transaction = _Transaction(owed.parameters.size_bytes, smtputf8=owed.parameters.smtputf8)
+            self._transaction = Transaction(owed.parameters.size_bytes, smtputf8=owed.parameters.smtputf8)
             self._enter(Cause.MAIL_ACCEPTED)
         else:
             self._is_mail_refused = True
-            self._note_refusal(answer)
+            self._outbox.note_refusal(answer)
 
     def _answer_rcpt(self, answer: Reply) -> None:
-        self._say(answer)
+        self._outbox.say(answer)
         if answer.is_positive:
             self._transaction.recipients += 1
             self._enter(Cause.RCPT_ACCEPTED)
         else:
-            self._note_refusal(answer)
+            self._outbox.note_refusal(answer)
 
     def _answer_content_wanted(self, answer: Reply) -> None:
         transaction = self._transaction
         chunk = transaction.chunk
         if answer.is_positive:
-            transaction.reader = ContentReader(self._settings.content_limits)
+            transaction.begin_content(ContentReader(self._content_limits))
             if chunk is None:
-                self._say(answer)
+                self._outbox.say(answer)
             self._enter(Cause.CONTENT_WELCOME if chunk is None else Cause.CHUNK_BEGINS)
         elif chunk is None:
             self._end_transaction(answer)
@@ -531,10 +468,9 @@ class ServerConnection:
             self._swallow(chunk.size_bytes, lambda: self._end_transaction(answer))
 
     def _answer_credentials(self, answer: Reply) -> None:
-        self._say(answer)
-        self._is_logged_in = answer.is_positive
-        if not self._is_logged_in:
-            self._note_refusal(answer)
+        self._outbox.say(answer)
+        self._authentication.is_logged_in = answer.is_positive
+        self._outbox.note_refusal(answer)
         self._enter(Cause.LOGIN_OVER)
 
     # Content.
@@ -557,7 +493,7 @@ class ServerConnection:
                 return event
             self._events.append(event)
         elif is_over:
-            self._say(answers.CHUNK_READ)
+            self._outbox.say(answers.CHUNK_READ)
             self._enter(Cause.CHUNK_READ)
         elif not piece:
             return NEED_DATA
@@ -568,12 +504,12 @@ class ServerConnection:
         transaction = self._transaction
         if fault is Fault.BARE_LINE_END:
             for _ in range(self._answers_due):
-                self._say(answers.BARE_LINE_END)
-            self._end(Ending.DRAIN)
+                self._outbox.say(answers.BARE_LINE_END)
+            self._outbox.ending = Ending.DRAIN
             return ContentBroken(answers.BARE_LINE_END)
         refusal = self._too_large if fault is Fault.TOO_LARGE else answers.HEADER_TOO_LONG
         transaction.refusal = refusal
-        self._patience.err()
+        self._outbox.patience.err()
         if is_over:
             self._end_transaction(*[refusal] * (self._answers_due if transaction.is_last else 1))
         return ContentBroken(refusal)
@@ -587,25 +523,25 @@ class ServerConnection:
     def _end_transaction(self, *due: Reply) -> None:
         """The content, or DATA, has got its answer, whichever: nothing of the transaction is left (RFC 5321 4.1.1.4)."""
         for answer in due:
-            self._say(answer)
+            self._outbox.say(answer)
         if due[0].is_positive:
-            self._patience.renew()
+            self._outbox.patience.renew()
         else:
-            self._note_refusal(due[0])
+            self._outbox.note_refusal(due[0])
         self._forget_transaction(Cause.TRANSACTION_OVER)
 
     def _forget_transaction(self, cause: Cause) -> None:
-        self._transaction = _NO_TRANSACTION
+        self._transaction = NO_TRANSACTION
         self._enter(cause)
 
     def _abort_transaction(self, line: bytes, refusal: Reply) -> Event:
         """A chunk is refused, and with it all of its message: what is left of it would be no message."""
-        event: Event = self._refuse(line, refusal)
-        if self._phase is Phase.CLOSED:
+        event: Event = self._outbox.refuse(line, refusal)
+        if self._outbox.ending is not Ending.NOT_YET:
             return event
-        if self._transaction.reader is not None:
+        if self._transaction.has_content:
             event = ContentBroken(refusal)
-        elif self._transaction is not _NO_TRANSACTION:
+        elif self._transaction is not NO_TRANSACTION:
             self._events.append(TransactionReset())
         self._forget_transaction(Cause.TRANSACTION_OVER)
         return event
@@ -618,26 +554,15 @@ class ServerConnection:
             return NO_RECIPIENT
         return LHLO_FIRST if refusal is HELLO_FIRST and self._settings.dialect is Dialect.LMTP else refusal
 
-    def _refuse(self, line: bytes, refusal: Reply) -> CommandRefused:
-        """An error of the client: counted, slowed, and cut at last."""
-        if not self._patience.err():
-            return self._close_after(line, answers.TOO_MANY_ERRORS)
-        return self._decline(line, refusal)
-
-    def _decline(self, line: bytes, refusal: Reply) -> CommandRefused:
-        """A refusal that is not the client's error."""
-        self._say(refusal)
-        return CommandRefused(line[:RECORDED_OCTETS], refusal)
-
     def _refuse_in_transaction(self, line: bytes, refusal: Reply) -> CommandRefused:
         """Out of order; no error where the commands were pipelined behind a MAIL, or behind RCPTs, that we refused."""
         if self._is_mail_refused or refusal is NO_RECIPIENT:
-            return self._decline(line, refusal)
-        return self._refuse(line, refusal)
+            return self._outbox.note_idle(line) or self._outbox.decline(line, refusal)
+        return self._outbox.refuse(line, refusal)
 
     def _refuse_mail(self, line: bytes, refusal: Reply) -> CommandRefused:
         self._is_mail_refused = True
-        return self._refuse(line, refusal)
+        return self._outbox.refuse(line, refusal)
 
     def _refuse_unread(self, line: bytes, refusal: Reply) -> Event:
         """The line is no command."""
@@ -645,47 +570,14 @@ class ServerConnection:
         if verb == b"AUTH":
             line = verb  # a password may stand behind it
         if verb in _WEB_VERBS:
-            return self._close_after(line, answers.NOT_A_WEB_SERVER)
+            return self._outbox.refuse_and_close(line, answers.NOT_A_WEB_SERVER)
         if self._phase is Phase.UNWELCOME:
-            return self._refuse(line, ONLY_QUIT)
+            return self._outbox.refuse(line, ONLY_QUIT)
         if verb == b"MAIL":
             return self._refuse_mail(line, refusal)
-        return self._abort_transaction(line, refusal) if refusal is BAD_CHUNK else self._refuse(line, refusal)
-
-    def _note_refusal(self, answer: Reply) -> None:
-        if answer.is_permanent:
-            self._patience.refuse()
-
-    def _refuse_line(self, line: BadLine, too_long: Reply = answers.LINE_TOO_LONG) -> CommandRefused:
-        if line.fault is LineFault.ENDLESS:
-            return self._close_after(line.head, answers.ENDLESS_LINE)
-        return self._refuse(line.head, too_long if line.fault is LineFault.TOO_LONG else answers.BARE_LF_IN_COMMAND)
-
-    def _close_after(self, line: bytes, farewell: Reply) -> CommandRefused:
-        self._close(farewell, Ending.DRAIN)
-        return CommandRefused(line[:RECORDED_OCTETS], farewell)
-
-    def _count_idle(self, line: bytes) -> CommandRefused | None:
-        """A command that does nothing was answered. Too many of them without a message between are errors."""
-        return None if self._patience.idle() else self._close_after(line, answers.TOO_MANY_ERRORS)
-
-    def _close(self, farewell: Reply, ending: Ending) -> None:
-        self._say(farewell)
-        self._end(ending)
-
-    def _end(self, ending: Ending) -> None:
-        self._ending = ending
-        self._inbox.clear()
-        self._enter(Cause.ENDED)
+        return self._abort_transaction(line, refusal) if refusal is BAD_CHUNK else self._outbox.refuse(line, refusal)
 
     # Small parts.
-
-    @property
-    def _reader(self) -> ContentReader:
-        reader = self._transaction.reader
-        if reader is None:
-            raise LocalProtocolError("no content is being read")
-        return reader
 
     def _enter(self, cause: Cause) -> None:
         self._phase = phase = TRANSITIONS[self._phase, cause]
@@ -694,9 +586,6 @@ class ServerConnection:
     def _ask(self, event: Event) -> Event:
         self._owed = event
         return event
-
-    def _say(self, answer: Reply) -> None:
-        self._out.append(answer.encode())
 
     def _line_limit(self, head: bytes) -> int:
         return command_line_limit(head, self._offers)
@@ -739,5 +628,4 @@ _STEPS: dict[Phase, _Step] = {
     Phase.CHUNKS: ServerConnection._read_command,
     Phase.LOGIN: ServerConnection._read_response,
     Phase.HANDSHAKE: ServerConnection._wait,
-    Phase.CLOSED: ServerConnection._closed,
 }

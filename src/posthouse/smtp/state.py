@@ -33,7 +33,6 @@ class Phase(enum.IntEnum):
     """An AUTH exchange: the next line is a response, not a command."""
     HANDSHAKE = 10
     """STARTTLS was answered; what comes now is for the TLS layer."""
-    CLOSED = 11
 
 
 class Cause(enum.IntEnum):
@@ -52,7 +51,6 @@ class Cause(enum.IntEnum):
     LOGIN_OVER = 10
     STARTTLS = 11
     TLS_STARTED = 12
-    ENDED = 13
 
 
 TRANSITIONS: dict[tuple[Phase, Cause], Phase] = {
@@ -82,7 +80,6 @@ TRANSITIONS: dict[tuple[Phase, Cause], Phase] = {
     (Phase.LOGIN, Cause.LOGIN_OVER): Phase.READY,
     (Phase.READY, Cause.STARTTLS): Phase.HANDSHAKE,
     (Phase.HANDSHAKE, Cause.TLS_STARTED): Phase.CONNECTED,
-    **{(phase, Cause.ENDED): Phase.CLOSED for phase in Phase},
 }
 """Every step there is; one that is not here is a bug of ours."""
 
