@@ -101,7 +101,7 @@ _POSTFIX_USER = "mail"  # some unprivileged user that every machine has
 _POSTFIX_GROUP = "news"
 
 
-def _lay_out_postfix(directory: Path, address: str, port: int, settings: Mapping[str, str]) -> Path:
+def lay_out_postfix(directory: Path, address: str, port: int, settings: Mapping[str, str]) -> Path:
     """Writes the configuration and makes the queue; the configuration's directory."""
     configuration, queue = directory / "etc", directory / "queue"
     for path in (configuration, queue, directory / "data", directory / "mail"):
@@ -155,7 +155,7 @@ def _lay_out_postfix(directory: Path, address: str, port: int, settings: Mapping
 def _postfix(address: str, port: int, settings: Mapping[str, str]) -> Iterator[NextHop]:
     require_peer("postfix")
     with server_directory("postfix") as directory:
-        configuration = _lay_out_postfix(directory, address, port, settings)
+        configuration = lay_out_postfix(directory, address, port, settings)
         variables = {**environment("postfix"), "MAIL_CONFIG": str(configuration)}
         command = [program("postfix", "usr/lib/postfix/sbin/master"), "-d", "-c", str(configuration)]
         logs = [directory / "mail.log"]
