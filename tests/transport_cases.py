@@ -115,11 +115,6 @@ class Heard:
         self.lines.append(line.decode().rstrip("\r\n"))
         return self.lines[-1]
 
-    async def content(self) -> bytes:
-        data = await self.reader.readuntil(b"\r\n.\r\n") if True else b""
-        self.contents.append(data)
-        return data
-
     def reset(self) -> None:
         self.writer.transport.abort()
 
@@ -185,7 +180,7 @@ class ScriptedServer:
                 if verb == "DATA" and wants_content:
                     content = b""
                     while not (content == b".\r\n" or content.endswith(b"\r\n.\r\n")):
-                        content += await reader.readuntil(b"\n")
+                        content += await reader.readuntil(b".\r\n")
                     heard.contents.append(content)
                     await self._answer(heard, "CONTENT", "")
                 if verb == "QUIT":

@@ -32,6 +32,10 @@ from posthouse.smtp.extension import NO_OFFERS, Offers, parse_offers
 from posthouse.smtp.reply import Reply, ReplyError, ReplyReader
 
 
+class CannotBeSaid(LocalProtocolError):
+    """A path that no command can carry: it would break the line, or needs SMTPUTF8 where that isn't spoken."""
+
+
 class Asked(enum.Enum):
     """What a reply answers."""
 
@@ -123,7 +127,8 @@ class ClientConnection:
     """One connection to a server, from its greeting on.
 
     `dialect` is Verb.EHLO for SMTP and Verb.LHLO for LMTP, where each recipient gets its own reply after the content. The
-    driver hands what the socket brought to `receive_data`, acts on the events, and sends what `data_to_send` holds.
+    driver hands what the socket brought to `receive_data`, acts on the events, and sends what `data_to_send` holds. Once the
+    server has broken the protocol, nothing more is written, whatever is asked for.
     """
 
     def __init__(self, dialect: Verb = Verb.EHLO) -> None:
@@ -259,6 +264,8 @@ class ClientConnection:
 
     def content(self, pieces: list[bytes] | tuple[bytes, ...], dots: DotForm) -> None:
         """The next pieces of the content, which stand in `dots` form; stuffed here if they must be."""
+        if self.state is ClientState.BROKEN:
+            return
         if self.state is not ClientState.CONTENT:
             raise LocalProtocolError("content follows a 354")
         for piece in pieces:
@@ -268,6 +275,8 @@ class ClientConnection:
 
     def end_content(self) -> None:
         """The final dot. Commands may follow it at once where PIPELINING is offered."""
+        if self.state is ClientState.BROKEN:
+            return
         if self.state is not ClientState.CONTENT:
             raise LocalProtocolError("the final dot follows a 354")
         self._out.append(_END_OF_DATA if self._tail == b"\r\n" else b"\r\n.\r\n")
@@ -364,6 +373,8 @@ class ClientConnection:
         return max(1, self.accepted_recipients) if self.dialect is Verb.LHLO else 1
 
     def _say(self, asked: Asked, octets: bytes) -> None:
+        if self.state is ClientState.BROKEN:
+            return
         if self.state is not ClientState.OPEN:
             raise LocalProtocolError(f"{asked.value} cannot be written in state {self.state.value}")
         pending = self._asked
@@ -380,15 +391,15 @@ class ClientConnection:
 def _encode(command: Command, path: Path, *, smtputf8: bool) -> bytes:
     """A command line with a path, guarded: one line, and nothing in it but what the path means."""
     if not smtputf8 and not path.local_part.isascii():
-        raise LocalProtocolError(f"{path.local_part!r} needs SMTPUTF8")
+        raise CannotBeSaid(f"{path.local_part!r} needs SMTPUTF8")
     if not _written_domain(path.domain):
-        raise LocalProtocolError(f"{path.domain!r} is no domain")
+        raise CannotBeSaid(f"{path.domain!r} is no domain")
     try:
         line = command.encode()
     except AddressError as error:
-        raise LocalProtocolError(error.words) from error
+        raise CannotBeSaid(error.words) from error
     if _breaks_line(line, 0, len(line) - 2):
-        raise LocalProtocolError(f"{line!r} is not one line")
+        raise CannotBeSaid(f"{line!r} is not one line")
     return line
 
 

@@ -18,7 +18,7 @@ from posthouse.mail.reason import Reason, Slug
 from posthouse.mail.status import Stage, asks_for_fewer_recipients
 from posthouse.net.client import ClientChannel, Loss, PeerLost
 from posthouse.smtp.address import Path as MailPath
-from posthouse.smtp.driving import LocalProtocolError
+from posthouse.smtp.client import CannotBeSaid
 from posthouse.smtp.event import NO_RCPT_PARAMETERS, BodyType, MailParameters, Notify, RcptParameters, Verb
 from posthouse.smtp.reply import Reply
 from posthouse.transports.api import Attempt, Feed
@@ -144,14 +144,14 @@ class Session:
                     await self._read_fate(current)
         except PeerLost as error:
             peer_lost = error
-        except LocalProtocolError as error:
+        except CannotBeSaid as error:
             peer_lost = self._unspeakable(following or current, error)
         for transaction in (current, following, *self._planned):
             if transaction is not None and transaction.progress is not Progress.DONE:
                 self._settle_lost(transaction, peer_lost)
         return peer_lost
 
-    def _unspeakable(self, transaction: Transaction | None, error: LocalProtocolError) -> PeerLost:
+    def _unspeakable(self, transaction: Transaction | None, error: CannotBeSaid) -> PeerLost:
         """A path that can't be written as a command ends its job, and the connection, where half of it may have been said."""
         if transaction is not None and not transaction.job.is_settled:
             words = (
