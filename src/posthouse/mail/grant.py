@@ -43,7 +43,10 @@ def take_seal() -> _Seal:
 
 
 class Grant(msgspec.Struct, frozen=True, gc=False):
-    """Why this client may send to this forward-path: the `kind` of right and the Reason with its particulars."""
+    """Why this client may send to this forward-path: the `kind` of right and the Reason with its particulars.
+
+    The seal is taken off as soon as it was looked at, so that no grant can be copied into another.
+    """
 
     kind: GrantKind
     reason: Reason
@@ -52,3 +55,4 @@ class Grant(msgspec.Struct, frozen=True, gc=False):
     def __post_init__(self) -> None:
         if self.seal is not _seal:
             raise PermissionError("a Grant can only be made by policy.decide")
+        msgspec.structs.force_setattr(self, "seal", None)

@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 import msgspec
 
-from posthouse.policy.networks import Address, Network, NetworkSet, network_text, normalise_address
+from posthouse.policy.networks import Address, Network, network_text, normalise_address
 from posthouse.policy.rules import Rules
 
 _IS_GATEWAY = 0x2  # RTF_GATEWAY
@@ -138,18 +138,3 @@ def _masked(rules: Rules, gateways: Iterable[Gateway]) -> Iterator[Masked]:
                 f"grant; or in gateways_trusted, if only hosts you trust come from it."
             )
             yield Masked(network, gateway, sentence)
-
-
-def idle_exceptions(rules: Rules) -> list[str]:
-    """Sentences about gateways that are named although no trusted network holds them: they have no effect."""
-    networks = NetworkSet(rules.trusted_networks.networks)
-    lists = (
-        ("gateways_as_strangers", rules.gateways_as_strangers),
-        ("gateways_trusted", rules.gateways_trusted),
-    )
-    return [
-        f"{key} names {address}, which no trusted network holds; it has no effect"
-        for key, addresses in lists
-        for address in sorted(addresses, key=str)
-        if address not in networks
-    ]

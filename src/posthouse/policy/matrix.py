@@ -45,7 +45,7 @@ class Matrix(msgspec.Struct, frozen=True):
             alike = list(run)
             shown += [(row.who, row.where, row.answer) for row in alike[:most]]
             if len(alike) > most:
-                shown.append(("…", f"and {len(alike) - most} more", alike[0].answer))
+                shown.append(("...", f"and {len(alike) - most} more", alike[0].answer))
         who = max(len(row[0]) for row in shown)
         where = max(len(row[1]) for row in shown)
         return [f"{one:<{who}}  {two:<{where}}  {three}" for one, two, three in shown]
@@ -68,7 +68,7 @@ def _our_domains(rules: Rules) -> Iterator[Row]:
     if listed and isinstance(rules.recipients, RecipientList) and not rules.recipients.domains:
         nobody = Path(b"no-such-recipient-in-any-list", _domain_of(ours))
         yield _row(rules, ANYONE, "other recipients of these", stranger, nobody)
-    yield _row(rules, "strangers", "routes in a local part (a%b@…)", stranger, Path(TRICKS[0], _domain_of(ours)))
+    yield _row(rules, "strangers", "routes in a local part (a%b@...)", stranger, Path(TRICKS[0], _domain_of(ours)))
 
 
 def _our_aliases(rules: Rules) -> Iterator[Row]:

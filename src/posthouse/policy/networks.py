@@ -57,6 +57,10 @@ def _why_not(text: str, bare: str) -> str:
     return f'"{text}" names an address and a wider network at once; write {meant} for the network, {single} for the one address'
 
 
+PRIVATE = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")))
+"""Networks that anyone may use for himself (RFC 1918, RFC 4193)."""
+
+
 class NetworkSet:
     """Networks of both families, less single addresses (`without`), with fast membership.
 

@@ -1,0 +1,103 @@
+"""`posthouse check`: could a stranger relay through this server? The relay matrix, or the counterexample."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from posthouse.cli.options import ExitStatus, config_option, fail, json_option, print_json
+
+if TYPE_CHECKING:
+    from posthouse.policy.matrix import Matrix
+    from posthouse.serve.closure import Closure
+
+_OTHER_SERVERS = ("postfix", "exim", "opensmtpd", "sendmail")
+
+
+@click.command(name="check", help="Decide whether a stranger could relay, and print the relay matrix.")
+@click.option("--mta", type=click.Choice(_OTHER_SERVERS), help="Ask the same of another server's configuration.")
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@config_option
+@json_option
+def command(config_path: Path | None, as_json: bool, mta: str | None, path: Path | None) -> int:
+    """0 closed, 1 open with a counterexample, 2 when the configuration can't be used."""
+    if mta is not None:
+        fail(f"check --mta {mta} is not built yet; only Posthouse's own configuration can be checked")
+    if path is not None:
+        fail(f"check takes the configuration by --config: posthouse check --config {path}")
+    return _check(config_path, as_json=as_json)
+
+
+def _check(config_path: Path | None, *, as_json: bool) -> int:
+    from posthouse.config import check_files, find_warnings, load_config  # noqa: PLC0415 - not needed for --help
+    from posthouse.policy.matrix import relay_matrix  # noqa: PLC0415
+    from posthouse.serve.closure import examine  # noqa: PLC0415
+    from posthouse.serve.wiring import routes_of, rules_of  # noqa: PLC0415
+
+    config = load_config(config_path)
+    check_files(config)
+    routes_of(config)
+    rules = rules_of(config)
+    closure = examine(rules)
+    matrix = relay_matrix(rules)
+    doubts = (*closure.doubts, *find_warnings(config))
+    source = str(config.source) if config.source else "the embedded default"
+    if as_json:
+        print_json(_document(source, closure, matrix, doubts))
+    else:
+        _print_for_people(source, closure, matrix, doubts)
+    return ExitStatus.DONE if closure.is_closed else ExitStatus.NO
+
+
+def _document(source: str, closure: "Closure", matrix: "Matrix", doubts: tuple[str, ...]) -> dict[str, object]:
+    """What --json prints; the keys are public."""
+    from posthouse.policy.decide import path_text  # noqa: PLC0415
+    from posthouse.policy.facts import Unknown  # noqa: PLC0415
+    from posthouse.policy.proof import ASSUMPTION  # noqa: PLC0415
+
+    opening = closure.opening
+    return {
+        "verdict": "closed" if closure.is_closed else "open",
+        "configuration": source,
+        "opening": opening
+        and {
+            "kind": opening.kind,
+            "client": str(
+                opening.facts.client.value if isinstance(opening.facts.client, Unknown) else opening.facts.client
+            ),
+            "role": opening.facts.role,
+            "forward_path": path_text(opening.facts.forward_path),
+            "grant": opening.grant.kind,
+            "words": opening.sentence,
+        },
+        "masked": [
+            {
+                "network": str(one.network),
+                "address": str(one.gateway.address),
+                "what": one.gateway.what,
+                "words": one.sentence,
+            }
+            for one in closure.masked
+        ],
+        "matrix": matrix.rows,
+        "doubts": doubts,
+        "assumption": ASSUMPTION,
+    }
+
+
+def _print_for_people(source: str, closure: "Closure", matrix: "Matrix", doubts: tuple[str, ...]) -> None:
+    from posthouse.policy.proof import ASSUMPTION  # noqa: PLC0415
+
+    if closure.is_closed:
+        click.echo(f"closed: no stranger can relay through this server ({source})")
+    else:
+        click.echo(f"OPEN: a stranger can relay through this server ({source})")
+        for sentence in closure.sentences:
+            click.echo(f"  {sentence}")
+    click.echo("")
+    for line in matrix.lines():
+        click.echo(f"  {line}")
+    click.echo("")
+    for doubt in doubts:
+        click.echo(f"mind: {doubt}")
+    click.echo(ASSUMPTION)
