@@ -13,9 +13,9 @@ import msgspec
 
 from posthouse.smtp.address import (
     DOMAIN,
-    DOMAIN_OCTETS,
     DOT_STRING,
     LOCAL_PART_OCTETS,
+    PATH_OCTETS,
     AddressError,
     Path,
     parse_forward_path,
@@ -165,7 +165,7 @@ def parse_common_command(line: bytes, offers: Offers) -> Command | None:
     if not found:
         return _BARE.get(line)
     is_mail, local_part, domain, size, body = found.groups()
-    if len(local_part) > LOCAL_PART_OCTETS or len(domain) > DOMAIN_OCTETS - LOCAL_PART_OCTETS:
+    if len(local_part) > LOCAL_PART_OCTETS or len(local_part) + len(domain) > PATH_OCTETS - len("<@>"):
         return None
     path = Path(local_part, domain.decode().lower())
     if not size and not body:

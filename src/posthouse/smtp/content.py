@@ -47,22 +47,23 @@ class ContentLimits(msgspec.Struct, frozen=True):
 
 
 class ContentReader:
-    """Reads the content of one message, of DATA by `read_until_end` or of BDAT by `read_chunk` and `finish`.
+    """Reads the content of one message, of DATA by `read_until_end` or, when `chunked`, of BDAT by `read_chunk` and `finish`.
 
     Attributes: `fault`; `ended` (DATA's end was seen); `size_bytes`, `dots` and `is_8bit` of what was judged.
     """
 
-    def __init__(self, limits: ContentLimits) -> None:
+    def __init__(self, limits: ContentLimits, *, chunked: bool = False) -> None:
         self.fault = Fault.NONE
         self.ended = False
         self.size_bytes = 0
         self.dots = DotForm.NONE
         self.is_8bit = False
+        self._dot_form = DotForm.PLAIN if chunked else DotForm.STUFFED
         self._limit = limits.size or (1 << 62)
         self._header_limit = limits.header
         self._in_header = True
         self._header_tail = b"\r\n"
-        self._normalizer = Normalizer() if limits.line_endings is LineEndings.NORMALIZE else None
+        self._normalizer = Normalizer(stuffed=not chunked) if limits.line_endings is LineEndings.NORMALIZE else None
         self._held = b"\r\n"  # content begins at a line's start: as if a CRLF, never reported, stood before it
         self._skip = 2
         self._pieces: list[bytes] = []
@@ -76,7 +77,7 @@ class ContentReader:
         if dot >= 0:
             end = octets.find(END, dot)
             if end >= 0:
-                if end != dot and not self.dots:
+                if end != dot:
                     self.dots = DotForm.STUFFED
                 self.ended = True
                 self._held = b""
@@ -98,18 +99,17 @@ class ContentReader:
 
     def finish(self) -> None:
         """The last chunk has been read whole. A last line without CRLF gets one: stored lines all end with it."""
-        if self._held != b"\r\n":
-            self._judge(self._held)
-            if not self.fault and not self._normalizer:
-                self._judge(b"\r\n")
+        held, self._held = self._held[self._skip :], b""
+        self.ended = True
+        if held:
+            self._judge(held)
         elif not self._skip:
             self._judge(b"\r\n")
-        self._held = b""
         self._flush_normalizer()
 
     def take_piece(self) -> bytes:
         """The next piece to report; b"" when too little has come. All that is left once the content has ended."""
-        if not self._gathered or (self._gathered < GATHER_OCTETS and self._held):
+        if not self._gathered or (self._gathered < GATHER_OCTETS and not self.ended):
             return b""
         pieces = self._pieces
         piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -126,12 +126,16 @@ class ContentReader:
 
     def _judge(self, octets: bytes) -> None:
         """Octets that surely belong to the content and do not split a CRLF."""
-        if self.fault or not octets:
-            return
-        if self._normalizer:
-            octets = self._normalizer.take(octets, stuffed=self.dots is not DotForm.PLAIN)
-            if self._normalizer.has_dots and not self.dots:
-                self.dots = DotForm.STUFFED
+        normalizer = self._normalizer
+        if normalizer:
+            octets = normalizer.take(octets)
+            if normalizer.has_dots:
+                self.dots = self._dot_form
+        if octets and not self.fault:
+            self._keep(octets)
+
+    def _keep(self, octets: bytes) -> None:
+        """Octets as they will be stored, unless they are at fault."""
         before = self.size_bytes
         self.size_bytes = before + len(octets)
         lines = octets.splitlines()
@@ -152,15 +156,13 @@ class ContentReader:
         self._gathered += len(octets)
 
     def _look_for_header_end(self, octets: bytes, before: int) -> None:
-        window = self._header_tail + octets
+        tail = self._header_tail
+        window = tail + octets
         end = window.find(b"\r\n\r\n")
-        if end >= 0:
-            self._in_header = False
-            if before + end > self._header_limit + len(self._header_tail):
-                self.fault = Fault.HEADER_TOO_LONG
-        elif self.size_bytes > self._header_limit + 1:
-            self.fault = Fault.HEADER_TOO_LONG
         self._header_tail = window[-3:]
+        self._in_header = end < 0
+        if (before + end - len(tail) > self._header_limit) if end >= 0 else (self.size_bytes > self._header_limit + 3):
+            self.fault = Fault.HEADER_TOO_LONG
 
     def _find_first_fault(self, octets: bytes, before: int, *, is_clean: bool) -> None:
         """Of the faults in `octets` the one that stands first, whatever the pieces were."""
@@ -170,15 +172,13 @@ class ContentReader:
         if self.size_bytes > self._limit:
             faults.append((self._limit, Fault.TOO_LARGE))
         if self.fault is Fault.HEADER_TOO_LONG:
-            faults.append((self._header_limit, Fault.HEADER_TOO_LONG))
+            faults.append((self._header_limit + 3, Fault.HEADER_TOO_LONG))  # the octet that proves it
         self.fault = min(faults)[1]
 
     def _flush_normalizer(self) -> None:
-        if self._normalizer and not self.fault:
-            rest = self._normalizer.flush()
-            self.size_bytes += len(rest)
-            self._pieces.append(rest)
-            self._gathered += len(rest)
+        rest = self._normalizer.flush() if self._normalizer else b""
+        if rest and not self.fault:
+            self._keep(rest)
 
 
 class Normalizer:
@@ -188,18 +188,19 @@ class Normalizer:
     is dot-stuffed anyway. So no bare CR or LF comes out, and no CRLF.CRLF.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, stuffed: bool) -> None:
         self.has_dots = False
+        self._stuffed = stuffed
         self._held = b"\r\n"
         self._skip = 2
 
-    def take(self, octets: bytes, *, stuffed: bool) -> bytes:
+    def take(self, octets: bytes) -> bytes:
         """The normal form of `octets`, which do not split a CRLF, but for a line's beginning that is kept back."""
         text = octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
         text = self._held + text
         if b"\r\n." in text:
             self.has_dots = True
-            while stuffed and END in text:  # twice at most: the ends of two such lines may overlap
+            while self._stuffed and END in text:  # twice at most: the ends of two such lines may overlap
                 text = text.replace(END, b"\r\n..\r\n")
         cut = len(text) - (3 if text.endswith(b"\r\n.") else 2 if text.endswith(b"\r\n") else 0)
         self._held = text[cut:]

@@ -458,7 +458,7 @@ class ServerConnection:
         transaction = self._transaction
         chunk = transaction.chunk
         if answer.is_positive:
-            transaction.begin_content(ContentReader(self._content_limits))
+            transaction.begin_content(ContentReader(self._content_limits, chunked=chunk is not None))
             if chunk is None:
                 self._outbox.say(answer)
             self._enter(Cause.CONTENT_WELCOME if chunk is None else Cause.CHUNK_BEGINS)
