@@ -317,10 +317,13 @@ class Scheduler:
         if self._wakes and not self._stopping:
             # An hour at most: the wall clock may jump while the loop's does not.
             delay = min(max(self._wakes[0][0] - self._clock(), 0) / 1000, 3600.0)
-            self._timer = asyncio.get_running_loop().call_later(delay, self._wake_due)
+            self._timer = asyncio.get_running_loop().call_later(delay, self.look_at_clock)
 
-    def _wake_due(self) -> None:
-        self._timer = None
+    def look_at_clock(self) -> None:
+        """Takes up what has become due (the timer calls it; after a jump of the clock anyone may)."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         now = self._clock()
         budget = 20  # destinations a turn, so that a long list does not stop the sessions
         while self._wakes and self._wakes[0][0] <= now and budget:

@@ -182,6 +182,8 @@ class Session:
             self._client = normalise_address(ip_address(peer.address))
         else:
             self._client = Unknown.NOT_LEARNABLE
+        # A password may come in the clear only from this machine itself (contract of `submission`, RFC 4954 4).
+        self.engine.allow_auth_in_clear(allowed=not isinstance(self._client, Unknown) and self._client.is_loopback)
         metrics.sessions.inc(self._desk.listener)
         metrics.sessions_open.inc(self._desk.listener)
         log.debug("connected", client=self._client_text, listener=self._desk.listener)

@@ -193,10 +193,10 @@ class Site:
 
     async def wait_for_parcels(self, seconds: float) -> bool:
         """True as soon as something waits; False after `seconds`, or when the relay stops."""
-        if self.waiting:
-            return True
         if self.is_stopping:
             return False
+        if self.waiting:
+            return True
         loop = asyncio.get_running_loop()
         future: asyncio.Future[bool] = loop.create_future()
         self._idle.append(future)

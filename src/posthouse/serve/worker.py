@@ -1,0 +1,305 @@
+"""A worker: one process, one core, its own spool shard. Takes mail in and gets out what it accepted.
+
+It is told everything down the channel (serve.start) and ends when the channel closes, so that it never outlives its
+supervisor holding port and lock.
+"""
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import uvloop
+
+from posthouse.config import Config, ConfigError
+from posthouse.mail.envelope import parse_queue_id, queue_id_text, shard_of
+from posthouse.net.server import Server
+from posthouse.observe import log, metrics
+from posthouse.policy.rules import Rules, with_relay
+from posthouse.relay.bounce import Bouncer
+from posthouse.relay.delivery import Delivery
+from posthouse.relay.directions import Pathfinder
+from posthouse.relay.intake import Intake
+from posthouse.relay.route import RouteError, parse_hop
+from posthouse.relay.scheduler import Scheduler
+from posthouse.relay.session import Desk
+from posthouse.serve import wiring
+from posthouse.serve.accounts import AccountStore
+from posthouse.serve.channel import Channel, ChannelRefusal
+from posthouse.serve.start import EXIT_SYNC_FAILED, Prepare, WorkerStart, channel_of_worker, prepare_from, start_from
+from posthouse.spool.api import SpoolError
+from posthouse.spool.sqlite import SqliteSpool
+
+STOP_SECONDS = 30.0
+
+
+def clock() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+class Listening:
+    """One listener at work: a reload gives its desk new rules and its plan a new certificate, without a new socket."""
+
+    def __init__(self, desk: Desk, server: asyncio.Server | None, context: ssl.SSLContext | None) -> None:
+        self.desk = desk
+        self.server = server
+        self.context = context
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """A reload that could be carried out: everything that can fail has been done."""
+
+    told: Prepare
+    rules: Rules
+    pathfinder: Pathfinder
+    contexts: dict[int, ssl.SSLContext]
+    sockets: tuple[socket.socket, ...]
+
+
+class Worker:
+    """All parts of one worker, put together by `start`, changed by `prepare` and `commit`, ended by `stop`."""
+
+    def __init__(self) -> None:
+        self.stopped = asyncio.Event()
+        self.channel: Channel | None = None
+        self._told: WorkerStart | None = None
+        self._prepared: Prepared | None = None
+        self._listening: dict[int, Listening] = {}
+        self._is_running = False
+        self._verbs: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
+            "start": self._start,
+            "prepare": self._prepare,
+            "commit": self._commit,
+            "abandon": self._abandon,
+            "relay": self._relay,
+            "stop": self._stop,
+            "metrics": self._metrics,
+        }
+
+    async def handle(self, verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Answers the supervisor."""
+        if verb.startswith("queue-"):
+            return self._act_on_queue(verb.removeprefix("queue-"), arguments)
+        carry_out = self._verbs.get(verb)
+        if carry_out is None:
+            raise ChannelRefusal(f"a worker does not know how to {verb}")
+        return await carry_out(arguments)
+
+    # Start.
+
+    async def _start(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        told = start_from(arguments)
+        config = told.config
+        log.configure(config.log.format, config.log.level)
+        self._told = told
+        try:
+            await self._build(told)
+        except (ConfigError, SpoolError) as error:
+            raise ChannelRefusal(str(error)) from error
+        self._is_running = True
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 20)  # the hot path makes no cycles: full collections would only cost
+        return {"ready": True}
+
+    async def _build(self, told: WorkerStart) -> None:
+        config = told.config
+        self._rules = wiring.rules_of(config, relay_enabled=told.relay_enabled)
+        contexts = wiring.tls_contexts_of(config)
+        self._accounts = AccountStore(wiring.accounts_path(config))
+        self._spools: dict[int, SqliteSpool] = {
+            shard: SqliteSpool(
+                wiring.shard_directory(config, shard),
+                shard,
+                loop=asyncio.get_running_loop(),
+                settings=wiring.spool_settings_of(config),
+                on_broken=self._broken,
+            )
+            for shard in told.shards
+        }
+        self._resolver = wiring.resolver_of(config)
+        pathfinder = Pathfinder(wiring.routes_of(config), self._resolver, wiring.ourselves_of(config))
+        retry = wiring.retry_plan_of(config)
+        make_transport = wiring.transports_of(config)
+        self._scheduler = Scheduler(dict(self._spools), pathfinder, make_transport, retry, clock)
+        self._scheduler.may_leave = self._may_leave
+        self._intake = Intake(self._spools[told.shards[0]], self._scheduler, clock)
+        bouncer = Bouncer(config.hostname, self._intake, lambda: self._rules, clock)
+        self._delivery = Delivery(self._scheduler, bouncer, retry, clock)
+        self._scheduler.settle = self._delivery.settle
+        self._server = Server(config.limits.connections, config.limits.connections_per_client)
+        for listener in told.listeners:
+            sock = socket.socket(fileno=listener.fd)
+            await self._listen(listener.listener, config, sock, contexts.get(listener.listener))
+        submit = socket.socket(fileno=told.submit_fd)
+        await self._listen(wiring.LOCAL_PLACE, config, submit, None)
+        self._scheduler.start()
+
+    async def _listen(self, place: int, config: Config, sock: socket.socket, context: ssl.SSLContext | None) -> None:
+        settings = None if place == wiring.LOCAL_PLACE else config.listeners[place]
+        desk = wiring.desk_of(config, settings, self._rules, self._intake, clock, self._accounts.verify)
+        listening = Listening(desk, None, context)
+        plan = wiring.plan_of(config, settings, desk, lambda: listening.context)
+        sock.setblocking(False)
+        listening.server = await self._server.listen(sock, plan)
+        self._listening[place] = listening
+
+    def _may_leave(self, destination: str) -> bool:
+        """With the relay option off only what is for local domains leaves."""
+        if self._rules.relay_enabled:
+            return True
+        return wiring.is_local_destination(self._rules, destination)
+
+    def _broken(self, error: SpoolError) -> None:
+        """A sync failed: nothing more may be acknowledged, and nothing is tried again. The supervisor stops the whole server."""
+        log.error("sync-failed", words=str(error))
+        log.flush()
+        os._exit(EXIT_SYNC_FAILED)
+
+    # Reload, in two steps, so that a failure in one worker leaves the old rules in all.
+
+    async def _prepare(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        told = prepare_from(arguments)
+        config = told.config
+        try:
+            rules = wiring.rules_of(config, relay_enabled=self._rules.relay_enabled)
+            routes = wiring.routes_of(config)
+            contexts = wiring.tls_contexts_of(config)
+        except ConfigError as error:
+            raise ChannelRefusal(str(error)) from error
+        sockets = tuple(await self.channel.take_sockets(len(told.opened))) if self.channel and told.opened else ()
+        pathfinder = Pathfinder(routes, self._resolver, wiring.ourselves_of(config))
+        self._prepared = Prepared(told, rules, pathfinder, contexts, sockets)
+        return {}
+
+    async def _commit(self, _arguments: dict[str, Any]) -> dict[str, Any]:
+        prepared, self._prepared = self._prepared, None
+        if prepared is None or self._told is None:
+            raise ChannelRefusal("nothing was prepared")
+        told, config = prepared.told, prepared.told.config
+        self._rules = prepared.rules
+        self._told = msgspec.structs.replace(self._told, config=config)
+        log.configure(config.log.format, config.log.level)
+        retry = wiring.retry_plan_of(config)
+        self._delivery.retry = self._scheduler.retry = retry
+        self._scheduler.pathfinder = prepared.pathfinder
+        self._scheduler.make_transport = wiring.transports_of(config)
+        old = self._listening
+        self._listening = {wiring.LOCAL_PLACE: old.pop(wiring.LOCAL_PLACE)}
+        for new_place, old_place in told.kept:
+            self._listening[new_place] = old.pop(old_place)
+        for listening in old.values():
+            if listening.server is not None:
+                listening.server.close()
+        for place, listening in self._listening.items():
+            settings = None if place == wiring.LOCAL_PLACE else config.listeners[place]
+            wiring.renew_desk(listening.desk, config, settings, self._rules)
+            listening.context = prepared.contexts.get(place)
+        for place, sock in zip(told.opened, prepared.sockets, strict=True):
+            await self._listen(place, config, sock, prepared.contexts.get(place))
+        self._scheduler.rescan()
+        return {}
+
+    async def _abandon(self, _arguments: dict[str, Any]) -> dict[str, Any]:
+        prepared, self._prepared = self._prepared, None
+        for sock in prepared.sockets if prepared else ():
+            sock.close()
+        return {}
+
+    async def _relay(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        self._rules = with_relay(self._rules, bool(arguments["enabled"]))
+        for listening in self._listening.values():
+            listening.desk.rules = self._rules
+        self._scheduler.rescan()
+        return {}
+
+    # The queue.
+
+    def _act_on_queue(self, act: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        ids = [parse_queue_id(text) for text in arguments["ids"]]
+        destination = arguments.get("destination")
+        next_hop = arguments.get("next_hop", "")
+        if act == "reroute":
+            try:
+                parse_hop(next_hop)
+            except RouteError as error:
+                raise ChannelRefusal(str(error)) from error
+        if act not in {"hold", "release", "retry", "reroute", "bounce", "delete"}:
+            raise ChannelRefusal(f"a worker can't {act} messages")
+        self._scheduler.withdraw(ids)
+        changed: list[int] = []
+        for shard, spool in self._spools.items():
+            mine = [queue_id for queue_id in ids if shard_of(queue_id) == shard]
+            if not mine:
+                continue
+            if act == "reroute":
+                changed += spool.reroute(mine, next_hop, destination)
+            else:
+                changed += getattr(spool, act)(mine, destination)
+        self._scheduler.reopen(self._destinations_of(ids))
+        return {"ids": [queue_id_text(queue_id) for queue_id in changed]}
+
+    def _destinations_of(self, ids: list[int]) -> set[str]:
+        return {
+            row.destination
+            for queue_id in ids
+            if shard_of(queue_id) in self._spools
+            for row in self._spools[shard_of(queue_id)].pending(queue_id)
+        }
+
+    async def _metrics(self, _arguments: dict[str, Any]) -> dict[str, Any]:
+        waiting = [row for spool in self._spools.values() for row in spool.destinations()]
+        metrics.queue_recipients.set(sum(count for _, _, count in waiting))
+        metrics.spool_free_bytes.set(min(spool.state.free_bytes for spool in self._spools.values()))
+        metrics.deliveries_open.set(self._scheduler.depth[1])
+        return {"metrics": metrics.snapshot()}
+
+    # The end.
+
+    async def _stop(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        if self._is_running:
+            self._is_running = False
+            seconds = float(arguments.get("seconds", STOP_SECONDS))
+            await asyncio.gather(self._server.stop(seconds), self._scheduler.stop(seconds))
+            for spool in self._spools.values():
+                spool.flush()
+                spool.close()
+            self._resolver.close()
+        asyncio.get_running_loop().call_soon(self.stopped.set)
+        return {}
+
+    async def run(self, argv: list[str]) -> int:
+        """Until told to stop, or until the supervisor is gone."""
+        self.channel = await channel_of_worker(argv, self.handle)
+        gone = asyncio.ensure_future(self.channel.closed.wait())
+        stopped = asyncio.ensure_future(self.stopped.wait())
+        await asyncio.wait((gone, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if not self.stopped.is_set():
+            log.error("supervisor-gone", words="this worker ends, since nobody watches it any more")
+            await self._stop({"seconds": 5.0})
+        await asyncio.sleep(0.01)  # the answer to stop is on its way
+        return 0
+
+
+def main() -> int:
+    """The worker process."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the supervisor tells us what they mean
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    sys.setswitchinterval(0.0005)  # or a busy loop starves the commit thread: 202 ms a commit against 15 (measured)
+    with contextlib.suppress(KeyboardInterrupt):
+        return uvloop.run(Worker().run(sys.argv))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

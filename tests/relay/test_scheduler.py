@@ -1,0 +1,286 @@
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable
+
+from posthouse.mail.outcome import Deferred, Failed
+from posthouse.mail.reason import Reason, Slug
+from posthouse.relay.backoff import RetryPlan
+from posthouse.relay.scheduler import Bounds
+from posthouse.smtp.event import Notify
+from relaying import DEFERRED, REFUSED, RELAYED, Bench, Map
+
+PLAN = RetryPlan(first=300, longest=3600, factor=2, give_up=86400, delay_notice=4 * 3600)
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), 20))
+
+
+def test_accepted_mail_goes_out_at_once_and_leaves_the_queue() -> None:
+    async def scene() -> None:
+        bench = Bench()
+        await bench.accept("b@there.test")
+        await bench.until(lambda: bench.queued() == 0)
+        assert len(bench.hop("site of there.test").attempts) == 1
+        assert bench.scheduler.depth[0] == 0
+
+    run(scene)
+
+
+def test_recipients_of_one_domain_share_an_attempt_and_others_do_not() -> None:
+    async def scene() -> None:
+        bench = Bench()
+        await bench.accept("a@one.test", "b@two.test", "c@one.test")
+        await bench.until(lambda: bench.queued() == 0)
+        assert [attempt.indices for attempt in bench.hop("site of one.test").attempts] == [(0, 2)]
+        assert [attempt.indices for attempt in bench.hop("site of two.test").attempts] == [(1,)]
+
+    run(scene)
+
+
+def test_deferred_mail_waits_its_time_and_is_tried_again() -> None:
+    async def scene() -> None:
+        bench = Bench(plan=PLAN)
+        hop = bench.hop("site of there.test")
+        hop.answer = lambda _attempt, _index: DEFERRED
+        envelope = await bench.accept("b@there.test")
+        await bench.until(lambda: len(hop.attempts) == 1)
+        await bench.pass_time(200)
+        assert len(hop.attempts) == 1
+        (waiting,) = bench.spool.pending(envelope.queue_id)
+        assert waiting.attempts == 1
+        assert 240_000 <= waiting.next_at - envelope.arrived_at <= 360_000
+        await bench.pass_time(200)
+        await bench.until(lambda: len(hop.attempts) == 2)
+        hop.answer = lambda _attempt, _index: RELAYED
+        await bench.pass_time(800)
+        await bench.until(lambda: bench.queued() == 0)
+
+    run(scene)
+
+
+def test_mail_is_given_up_after_its_time_and_the_sender_is_told() -> None:
+    async def scene() -> None:
+        bench = Bench(plan=PLAN)
+        bench.hop("site of there.test").answer = lambda _attempt, _index: DEFERRED
+        await bench.accept("b@there.test")
+        for _ in range(60):
+            await bench.pass_time(1800)
+        await bench.until(lambda: bench.queued() == 0)
+        kinds = [type(outcome) for _, results in bench.notices.sent for _, outcome in results]
+        assert kinds == [Deferred, Failed]  # one delay notice, one failure
+        failed = bench.notices.sent[-1][1][0][1]
+        assert failed.reason.slug is Slug.EXPIRED
+        assert failed.status == "5.4.7"
+
+    run(scene)
+
+
+def test_a_refused_recipient_leaves_only_after_its_notice_is_durable() -> None:
+    async def scene() -> None:
+        bench = Bench()
+        bench.notices.hold = True
+        hop = bench.hop("site of there.test")
+        hop.answer = lambda _attempt, _index: REFUSED
+        await bench.accept("b@there.test")
+        await bench.until(lambda: bench.notices.sent)
+        await bench.pass_time(10)
+        assert bench.queued() == 1
+        assert len(hop.attempts) == 1  # it is not tried again meanwhile
+        bench.notices.waiting.pop()()
+        await bench.until(lambda: bench.queued() == 0)
+
+    run(scene)
+
+
+def test_success_is_reported_only_where_asked() -> None:
+    async def scene() -> None:
+        bench = Bench()
+        await bench.accept("b@there.test")
+        await bench.accept("b@there.test", notify=Notify.SUCCESS)
+        await bench.until(lambda: bench.queued() == 0)
+        assert len(bench.notices.sent) == 1
+
+    run(scene)
+
+
+def test_a_dead_destination_delays_no_other() -> None:
+    async def scene() -> None:
+        bench = Bench(plan=PLAN)
+        bench.hop("site of dead.test").is_down = True
+        for number in range(200):
+            await bench.accept(f"b{number}@dead.test")
+        await bench.accept("c@alive.test")
+        await bench.until(lambda: len(bench.hop("site of alive.test").attempts) == 1)
+        await bench.until(lambda: bench.scheduler.depth[0] == 0)
+        assert bench.queued() == 200
+        assert bench.hop("site of dead.test").connections <= 10  # refused a few times, then left alone
+
+    run(scene)
+
+
+def test_a_site_that_comes_back_gets_what_waited() -> None:
+    async def scene() -> None:
+        bench = Bench(plan=PLAN)
+        hop = bench.hop("site of dead.test")
+        hop.is_down = True
+        for number in range(20):
+            await bench.accept(f"b{number}@dead.test")
+        await bench.until(lambda: bench.scheduler.depth[0] == 0)
+        hop.is_down = False
+        late = await bench.accept("late@dead.test")  # arrives while the site is closed: waits, no attempt counted
+        await bench.until(lambda: bench.scheduler.depth[0] == 0)
+        assert bench.spool.pending(late.queue_id)[0].attempts == 0
+        await bench.pass_time(800)
+        await bench.until(lambda: bench.queued() == 0)
+        assert len(hop.attempts) == 21
+
+    run(scene)
+
+
+def test_domains_of_one_site_share_its_connections() -> None:
+    async def scene() -> None:
+        bench = Bench(where=Map({f"d{n}.test": "mx.shared.test" for n in range(50)}))
+        hop = bench.hop("mx.shared.test")
+        hop.gate = lambda: asyncio.sleep(0.001)
+        for number in range(300):
+            await bench.accept(f"b@d{number % 50}.test")
+        await bench.until(lambda: bench.queued() == 0)
+        assert hop.most_open <= 20
+        assert list(bench.scheduler.sites) == ["mx.shared.test"]
+
+    run(scene)
+
+
+def test_the_window_grows_on_success_and_shrinks_on_trouble() -> None:
+    async def scene() -> None:
+        bench = Bench()
+        hop = bench.hop("site of there.test")
+        hop.gate = lambda: asyncio.sleep(0.001)
+        for number in range(400):
+            await bench.accept(f"b{number}@there.test")
+        await bench.until(lambda: bench.queued() == 0)
+        site = bench.scheduler.sites["site of there.test"]
+        grown = site.window
+        assert grown > 5
+        hop.is_down = True
+        await bench.until(lambda: site.connections == 0)
+        await bench.accept("b@there.test")
+        await bench.until(lambda: bench.scheduler.depth[0] == 0)
+        assert site.window <= grown // 2
+
+    run(scene)
+
+
+def test_a_domain_that_does_not_exist_bounces_without_a_connection() -> None:
+    async def scene() -> None:
+        gone = Failed("5.1.2", Reason(Slug.NO_SUCH_DOMAIN, "the domain nowhere.test does not exist"))
+        bench = Bench(where=Map({"nowhere.test": gone}))
+        await bench.accept("b@nowhere.test")
+        await bench.until(lambda: bench.queued() == 0)
+        assert bench.notices.sent[0][1] == [(0, gone)]
+        assert not bench.hops
+
+    run(scene)
+
+
+def test_more_mail_than_memory_may_hold_is_all_delivered() -> None:
+    async def scene() -> None:
+        bench = Bench(bounds=Bounds(parcels=50, body_bytes=400, connections=5))
+        for number in range(500):
+            await bench.accept(f"b{number}@d{number % 7}.test")
+        assert bench.scheduler.depth[0] <= 50
+        for _ in range(200):
+            if bench.queued() == 0:
+                break
+            await bench.pass_time(6)
+        assert bench.queued() == 0
+        ids = [attempt.envelope.queue_id for hop in bench.hops.values() for attempt in hop.attempts]
+        assert len(ids) == len(set(ids)) == 500
+
+    run(scene)
+
+
+def test_what_a_restart_finds_in_the_spool_is_delivered() -> None:
+    async def scene() -> None:
+        bench = Bench()
+        for number in range(450):
+            await bench.accept(f"b{number}@there.test", hand_over=False)
+        bench.scheduler.start()
+        for _ in range(20):
+            await bench.pass_time(6)
+        await bench.until(lambda: bench.queued() == 0)
+
+    run(scene)
+
+
+def test_a_transport_that_crashes_loses_nothing() -> None:
+    async def scene() -> None:
+        bench = Bench(plan=PLAN)
+        hop = bench.hop("site of there.test")
+        tries = itertools.count()
+
+        async def crash_once() -> None:
+            if next(tries) == 0:
+                raise RuntimeError("a bug")
+
+        hop.gate = crash_once
+        await bench.accept("b@there.test")
+        await bench.until(lambda: bench.scheduler.depth[0] == 0)
+        assert bench.queued() == 1
+        await bench.pass_time(1000)
+        await bench.until(lambda: bench.queued() == 0)
+
+    run(scene)
+
+
+def test_held_mail_stays_and_released_mail_goes() -> None:
+    async def scene() -> None:
+        bench = Bench(plan=PLAN)
+        hop = bench.hop("site of there.test")
+        hop.answer = lambda _attempt, _index: DEFERRED
+        envelope = await bench.accept("b@there.test")
+        await bench.until(lambda: bench.scheduler.depth[0] == 0)
+        bench.spool.hold([envelope.queue_id])
+        bench.scheduler.withdraw([envelope.queue_id])
+        await bench.pass_time(1000)
+        assert len(hop.attempts) == 1
+        hop.answer = lambda _attempt, _index: RELAYED
+        bench.spool.release([envelope.queue_id])
+        bench.scheduler.reopen(["there.test"])
+        await bench.until(lambda: bench.queued() == 0)
+
+    run(scene)
+
+
+def test_with_relaying_off_mail_for_elsewhere_waits_until_it_is_on_again() -> None:
+    async def scene() -> None:
+        bench = Bench()
+        bench.scheduler.may_leave = lambda destination: destination == "here.test"
+        await bench.accept("b@there.test")
+        await bench.accept("b@here.test")
+        await bench.until(lambda: bench.queued() == 1)
+        assert "site of there.test" not in bench.hops
+        bench.scheduler.may_leave = lambda _destination: True
+        bench.scheduler.rescan()
+        await bench.until(lambda: bench.queued() == 0)
+
+    run(scene)
+
+
+def test_stopping_lets_a_running_attempt_end_and_starts_no_other() -> None:
+    async def scene() -> None:
+        bench = Bench()
+        gate = asyncio.Event()
+        hop = bench.hop("site of there.test")
+        hop.gate = gate.wait
+        for number in range(100):
+            await bench.accept(f"b{number}@there.test")
+        await bench.until(lambda: hop.open_now > 0)
+        open_now = hop.open_now
+        asyncio.get_running_loop().call_later(0.05, gate.set)
+        await bench.scheduler.stop(5)
+        assert len(hop.attempts) == open_now
+        assert bench.queued() == 100 - open_now
+
+    run(scene)
