@@ -225,7 +225,7 @@ def _recipient_changes(old: Rules, new: Rules) -> Iterator[str]:
             yield "every recipient of our domains is now taken as valid: the list of recipients is gone"
         return
     if isinstance(before, NoList):
-        yield f"only the {_count(_entries(after))} of the list are now valid in our domains"
+        yield f"the only valid recipients of our domains are now those of a list ({_count(_entries(after))})"
         return
     added, removed = _entries(after) - _entries(before), _entries(before) - _entries(after)
     if added:
