@@ -96,6 +96,9 @@ def serving(
     server = Server([*prefix, *program], env, **options)
     try:
         yield server
+    except BaseException:
+        print(server.said, file=sys.stderr)
+        raise
     finally:
         server.end()
 

@@ -47,7 +47,7 @@ def test_both_sides_ask_at_once_and_get_their_own_answers() -> None:
 def test_refusal_arrives_as_its_sentence_and_a_fault_as_its_name() -> None:
     async def talk(one: Channel, other: Channel) -> None:
         del other
-        with pytest.raises(ChannelRefusal, match="^not today$"):
+        with pytest.raises(ChannelRefusal, match="not today"):
             await one.request("refuse")
         with pytest.raises(ChannelRefusal, match="break failed: KeyError"):
             await one.request("break")

@@ -121,7 +121,9 @@ class Channel:
         try:
             while line := await self._reader.readline():
                 self._take(msgspec.json.decode(line))
-        except (ConnectionError, msgspec.DecodeError, ValueError) as error:
+        except ConnectionError:
+            pass  # a process that was killed with something unread: an end like another
+        except (msgspec.DecodeError, ValueError) as error:
             log.error("channel-broken", error=str(error))
         finally:
             self._end()

@@ -68,9 +68,13 @@ class DataDir(msgspec.Struct, frozen=True):
         self._write("usage-sent", f"{seconds:.0f}\n")
 
     def shards(self) -> list[int]:
-        """The spool shards that exist."""
-        spool = self.path / "spool"
-        return sorted(int(one.name) for one in spool.iterdir() if one.name.isdecimal() and one.is_dir())
+        """The spool shards that exist; none when the directory can't be read, which the workers then say."""
+        try:
+            return sorted(
+                int(one.name) for one in (self.path / "spool").iterdir() if one.name.isdecimal() and one.is_dir()
+            )
+        except OSError:
+            return []
 
     def release(self) -> None:
         """Gives the directory up and takes our sockets away."""

@@ -79,8 +79,11 @@ class Worker:
 
     async def launch(self, told: WorkerStart, descriptors: list[int], handler: Handler) -> None:
         """Starts a process and waits until it accepts mail. FleetError when it doesn't."""
-        ours, theirs = socket.socketpair()
-        our_sockets, their_sockets = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+            our_sockets, their_sockets = socket.socketpair()
+        except OSError as error:
+            raise FleetError(f"can't make a channel to a worker: {error}", EXIT_BROKEN) from error
         self.state, self.told, self.began_at = WorkerState.STARTING, told, time.monotonic()
         try:
             self.process = await asyncio.create_subprocess_exec(
@@ -218,7 +221,17 @@ class Fleet:
         return metrics.merge(found)
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
-        self._keeping.append(asyncio.create_task(work))
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._note_fault)
+        self._keeping.append(task)
+
+    def _note_fault(self, task: asyncio.Task[None]) -> None:
+        """A fault of ours must not leave a worker unwatched: the server stops, and says where."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.exception("watch-failed", error)
+            if not self.failed.done():
+                self.failed.set_result(EXIT_BROKEN)
 
     async def _launch(self, worker: Worker) -> None:
         told, descriptors = self._plan(worker.index)

@@ -26,6 +26,7 @@ from posthouse.serve.admission import Admitted, NotAdmitted
 from posthouse.serve.answering import ControlRefusal, ControlServer
 from posthouse.serve.channel import ChannelClosed, ChannelRefusal
 from posthouse.serve.data_dir import DataDir, DataDirError, open_data_dir
+from posthouse.serve.descriptors import raise_descriptor_limit
 from posthouse.serve.fleet import Fleet, FleetError, Worker, WorkerState
 from posthouse.serve.listening import Change, Listening
 from posthouse.serve.notify import notify, notify_reloading, watchdog_seconds
@@ -56,6 +57,7 @@ def run(admit: Admit, say: Callable[[str], None]) -> int:
     config = admitted.config
     log.configure(config.log.format, config.log.level)
     os.umask(0o077)
+    raise_descriptor_limit()
     try:
         identity = Identity(config.user)
         data = open_data_dir(config.data_dir, identity)
