@@ -27,9 +27,11 @@ async def talking_to(
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async def run() -> None:
-            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-                await serve(reader, writer)
-            writer.close()
+            try:
+                with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                    await serve(reader, writer)
+            finally:
+                writer.transport.abort()
 
         tasks.append(asyncio.ensure_future(run()))
 
@@ -47,6 +49,7 @@ async def talking_to(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await server.wait_closed()
+        await asyncio.sleep(0)  # aborted transports end in the next turn of the loop
 
 
 def run(test: Awaitable[None]) -> None:
@@ -72,6 +75,8 @@ def test_an_endpoint_is_named_as_people_read_it() -> None:
 def test_answers_before_a_loss_are_heard_first() -> None:
     async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 mx\r\n")
+        writer.close()
+        await writer.wait_closed()
 
     async def test() -> None:
         async with talking_to(serve) as channel:
