@@ -180,7 +180,7 @@ def test_the_proof_is_quick_for_the_rules_of_a_provider() -> None:
 
 def test_doubts_are_told_though_the_rules_are_closed() -> None:
     rules = compile_rules(
-        trusted_networks=["172.0.0.0/8", "10.0.0.0/8"],
+        trusted_networks=["172.0.0.0/8", "10.0.0.0/8", "64:ff9b::/96", "2002:c000::/24"],
         relay_domains=[".co.uk", "example.org"],
         gateways_as_strangers=["192.0.2.1"],
         gateways_trusted=["192.0.2.2"],
@@ -188,6 +188,8 @@ def test_doubts_are_told_though_the_rules_are_closed() -> None:
     told = "\n".join(find_doubts(rules))
     assert "172.0.0.0/8 holds public addresses beside the private 172.16.0.0/12" in told
     assert ".co.uk" in told
+    assert "64:ff9b::/96 holds addresses of NAT64" in told
+    assert "2002:c000::/24 holds addresses of 6to4" in told
     assert "gateways_as_strangers names 192.0.2.1" in told
     assert "gateways_trusted names 192.0.2.2" in told
     assert find_doubts(RULES) == []

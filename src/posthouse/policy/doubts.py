@@ -2,15 +2,27 @@
 
 from collections.abc import Iterator
 
-from posthouse.policy.networks import PRIVATE, NetworkSet, network_text
+from posthouse.policy.networks import PRIVATE, NetworkSet, network_text, parse_network
 from posthouse.policy.rules import Place, Rules
 
 _SECOND_LEVELS = frozenset("ac co com edu gob gov mil ne net nom or org sch".split())  # noqa: SIM905 - read as words
 
+_TRANSLATED = (
+    ("NAT64", parse_network("64:ff9b::/96")),  # RFC 6052
+    ("6to4", parse_network("2002::/16")),  # RFC 3056
+    ("Teredo", parse_network("2001::/32")),  # RFC 4380
+)
+"""Networks whose addresses are made from IPv4 addresses of strangers."""
+
 
 def find_doubts(rules: Rules) -> list[str]:
     """One sentence each, with the remedy."""
-    return [*_straddling_networks(rules), *_public_suffixes(rules), *_idle_exceptions(rules)]
+    return [
+        *_straddling_networks(rules),
+        *_translated_networks(rules),
+        *_public_suffixes(rules),
+        *_idle_exceptions(rules),
+    ]
 
 
 def _straddling_networks(rules: Rules) -> Iterator[str]:
@@ -22,6 +34,17 @@ def _straddling_networks(rules: Rules) -> Iterator[str]:
                 f"the trusted network {network_text(network)} holds public addresses beside the private "
                 f"{', '.join(map(str, inside))}; name the narrower one if you mean that"
             )
+
+
+def _translated_networks(rules: Rules) -> Iterator[str]:
+    for network in rules.trusted_networks.networks:
+        one = NetworkSet([network])
+        for name, translated in _TRANSLATED:
+            if one.covers(translated) or NetworkSet([translated]).covers(network):
+                yield (
+                    f"the trusted network {network_text(network)} holds addresses of {name}, which stand for hosts "
+                    f"anywhere in IPv4; take them out"
+                )
 
 
 def _public_suffixes(rules: Rules) -> Iterator[str]:
