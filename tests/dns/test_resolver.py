@@ -275,6 +275,28 @@ def test_system_servers_are_those_of_resolv_conf(tmp_path) -> None:
     assert system_servers(tmp_path / "none") == (Server("127.0.0.1"),)
 
 
+def test_a_change_of_resolv_conf_is_noticed(tmp_path) -> None:
+    path = tmp_path / "resolv.conf"
+    path.write_text("nameserver 127.0.0.254\n")
+    clock = Clock()
+
+    async def run() -> list[str]:
+        resolver = Resolver(timeout=0.05, clock=clock, resolv_conf=path)
+        words = []
+        for at, server in [(0, "127.0.0.253"), (10, "127.0.0.252"), (60, "")]:
+            clock.now = at
+            found = await resolver.ipv4_addresses("mx.test")
+            assert isinstance(found, LookupFailed)
+            words.append(found.words)
+            path.write_text(f"nameserver {server}\n")
+        return words
+
+    first, second, third = asyncio.run(run())
+    assert "127.0.0.254" in first
+    assert "127.0.0.254" in second
+    assert "127.0.0.252" in third
+
+
 @pytest.mark.parametrize("name", ["a", "a.b", "_dmarc.a.test", "xn--bcher-kva.test", "a-b.c1", "x" * 63 + ".test"])
 def test_names_as_the_world_has_them_are_host_names(name: str) -> None:
     assert is_host_name(name)

@@ -34,6 +34,7 @@ _ROUNDS = 2  # how often each server is asked before giving up
 _CHAIN_QUERIES = 8  # questions that one chain of aliases may cost; each answer may hold a longer part of it
 _QUESTIONS_AT_ONCE = 100  # sockets
 _SYSTEM_SERVERS = 3  # as many as resolv.conf(5) takes
+_SYSTEM_SERVERS_TTL = 30.0  # seconds between two looks at resolv.conf
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*\Z")
 
@@ -96,7 +97,7 @@ def system_servers(path: Path = RESOLV_CONF) -> tuple[Server, ...]:
 
 
 class Resolver:
-    """Asks the given recursive servers, in order; belongs to one event loop.
+    """Asks the given recursive servers, in order, or without any those of resolv.conf(5); belongs to one event loop.
 
     `timeout` is the seconds that one question may take in all, retries and TCP included. `clock` gives seconds.
     """
@@ -107,8 +108,12 @@ class Resolver:
         timeout: float = 5.0,
         cache_entries: int = CACHE_ENTRIES,
         clock: Callable[[], float] = time.monotonic,
+        resolv_conf: Path = RESOLV_CONF,
     ) -> None:
-        self._servers = tuple(servers) or system_servers()
+        self._given_servers = tuple(servers)
+        self._system_servers: tuple[Server, ...] = ()
+        self._read_system_servers_at = -float("inf")
+        self._resolv_conf = resolv_conf
         self._timeout = timeout
         self._clock = clock
         self._cache_entries = cache_entries
@@ -195,14 +200,22 @@ class Resolver:
             owner = chain.canonical_name
         return LookupFailed(f"the chain of aliases from {name} has no end")
 
+    def _servers(self) -> tuple[Server, ...]:
+        """Those given, else the system's of now: a machine that moves to another network gets other ones."""
+        if not self._given_servers and self._clock() - self._read_system_servers_at > _SYSTEM_SERVERS_TTL:
+            self._read_system_servers_at = self._clock()
+            self._system_servers = system_servers(self._resolv_conf)
+        return self._given_servers or self._system_servers
+
     async def _ask(
         self, owner: dns.name.Name, kind: dns.rdatatype.RdataType, deadline: float
     ) -> dns.message.QueryMessage | ExchangeFailed:
         """The first usable answer of any server."""
-        failed = ExchangeFailed("no name server is known; name one as `servers` in [resolver]")
-        share = self._timeout / (_ROUNDS * len(self._servers))
+        failed = ExchangeFailed("no name server was asked in time")
+        servers = self._servers()
+        share = self._timeout / (_ROUNDS * len(servers))
         for _ in range(_ROUNDS):
-            for server in self._servers:
+            for server in servers:
                 left = min(share, deadline - self._clock())
                 if left <= 0:
                     return failed
