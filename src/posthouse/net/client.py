@@ -298,10 +298,7 @@ class ClientChannel(asyncio.Protocol):
         if self._transcript is not None:
             self._transcript.sent(b"".join(pieces))
         if self._tls is None:
-            if len(pieces) == 1:
-                self._transport.write(pieces[0])
-            else:
-                self._transport.writelines(pieces)
+            self._transport.writelines(pieces)
             return
         try:
             self._tls.encrypt(b"".join(pieces))

@@ -36,7 +36,7 @@ class CannotBeSaid(LocalProtocolError):
     """A path that no command can carry: it would break the line, or needs SMTPUTF8 where that isn't spoken."""
 
 
-class Asked(enum.Enum):
+class Asked(enum.StrEnum):
     """What a reply answers."""
 
     GREETING = "greeting"
@@ -54,7 +54,7 @@ class Asked(enum.Enum):
     VERBATIM = "verbatim"
 
 
-class Timeout(enum.Enum):
+class Timeout(enum.StrEnum):
     """What the server is given time for (RFC 5321 4.5.3.2); the driver knows how long."""
 
     NONE = "none"
@@ -98,6 +98,7 @@ class ProtocolBroken(Event, frozen=True):
 
 ClientEvent = Answered | Farewell | ProtocolBroken
 
+_MAIL, _RCPT, _CONTENT, _VERBATIM = Asked.MAIL, Asked.RCPT, Asked.CONTENT, Asked.VERBATIM
 _MUST_BE_LAST = frozenset({Asked.HELLO, Asked.STARTTLS, Asked.AUTH, Asked.DATA, Asked.QUIT, Asked.NOOP, Asked.GREETING})
 _POSITIVE = {
     Asked.GREETING: frozenset({220}),
@@ -321,15 +322,22 @@ class ClientConnection:
         if not self._asked:
             return Farewell(reply) if reply.code == 421 else self._break(f"a reply to nothing: {reply}")
         asked = self._asked.popleft()
-        if reply.code < 400 and asked is not Asked.VERBATIM:
+        code = reply.code
+        if code < 400 and asked is not _VERBATIM:
             fitting = _POSITIVE.get(asked)
-            if reply.code not in fitting if fitting else reply.code >= 300:
+            if code not in fitting if fitting else code >= 300:
                 return self._break(f"a reply that fits no {asked.value}: {reply}")
+        if asked is _RCPT:
+            self.accepted_recipients += code < 300
+        elif asked is _MAIL:
+            self.accepted_recipients = 0
+        elif asked is not _CONTENT:
+            return self._answered_otherwise(asked, reply)
+        return Answered(asked, reply)
+
+    def _answered_otherwise(self, asked: Asked, reply: Reply) -> ClientEvent | None:
+        """What follows from a reply that changes the state, or that the engine answers by itself."""
         match asked:
-            case Asked.RCPT:
-                self.accepted_recipients += reply.code < 300
-            case Asked.MAIL:
-                self.accepted_recipients = 0
             case Asked.DATA if reply.code == 354:
                 self.state = ClientState.CONTENT
                 self._stuffer = stuffer()
