@@ -123,7 +123,7 @@ class Bench:
     async def accept(self, *addresses: str, notify: Notify = Notify.DEFAULT, hand_over: bool = True) -> Envelope:
         envelope, message = letter(self.spool.new_queue_id(), self.now, addresses, notify)
         durable = asyncio.get_running_loop().create_future()
-        self.spool.accept(envelope, message, lambda error: durable.set_result(error))
+        self.spool.accept(envelope, message, durable.set_result)
         assert await durable is None
         if hand_over:
             self.scheduler.add(envelope, message)

@@ -35,7 +35,7 @@ def test_a_hop_prints_as_it_is_read(hop: Hop) -> None:
     ["", "smtp:", "smtp:mx.example", "smtp://", "smtp://a:b", "http://a", "pipe:/bin/x", "maildir:", "smtp://a/b"],
 )
 def test_what_is_no_next_hop_is_refused_with_a_sentence(url: str) -> None:
-    with pytest.raises(RouteError, match="."):
+    with pytest.raises(RouteError, match=r"."):
         parse_hop(url)
 
 

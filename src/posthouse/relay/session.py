@@ -95,7 +95,7 @@ Verify = Callable[[str, str, str], Awaitable[Verified]]
 
 
 class Desk(msgspec.Struct):
-    """What the sessions of one listener share. Mutable on purpose: a reload replaces `rules` for the next transaction."""
+    """What the sessions of one listener share. Mutable on purpose: a reload replaces `rules` for the next recipient."""
 
     role: Role
     hostname: str
@@ -119,15 +119,13 @@ class _Transaction:
         "queue_id",
         "recipients",
         "reverse_path",
-        "rules",
         "sink",
         "size",
     )
 
-    def __init__(self, event: MailFrom, rules: Rules) -> None:
+    def __init__(self, event: MailFrom) -> None:
         self.reverse_path = event.reverse_path
         self.draft_parameters = event.parameters
-        self.rules = rules
         self.recipients: dict[Path, Recipient] = {}
         self.accepted = 0
         self.pieces: list[bytes] = []
@@ -237,7 +235,7 @@ class Session:
         full = desk.intake.room_for(event.parameters.size_bytes)
         if full is not None:
             return _reply_for(full)
-        self._transaction = _Transaction(event, desk.rules)
+        self._transaction = _Transaction(event)
         return _SENDER_OK
 
     def _rcpt(self, event: RcptTo) -> Reply:
@@ -245,12 +243,13 @@ class Session:
         if transaction is None:
             return Reply(503, "5.5.1", ("MAIL comes first",))
         path = event.forward_path
+        rules = self._desk.rules  # those of now: `posthouse relay off` counts at once
         facts = Facts(self._desk.role, self._client, path, self._login, self._uid, transaction.accepted)
-        answer = decide(facts, transaction.rules)
+        answer = decide(facts, rules)
         if type(answer) is not Grant:
             return self._no(path, answer)
         metrics.decisions.inc(answer.reason.slug)
-        expanded = expand(path, answer, transaction.rules)
+        expanded = expand(path, answer, rules)
         if not isinstance(expanded, tuple):
             return self._no(path, expanded)
         transaction.accepted += 1
