@@ -17,7 +17,7 @@ from posthouse.mail.message import Message
 from posthouse.mail.outcome import Deferred, Failed, Outcome
 from posthouse.mail.reason import Reason, Slug
 from posthouse.observe import log
-from posthouse.relay.backoff import RetryPlan, wait_after
+from posthouse.relay.backoff import RetryPlan, is_expired, is_notice_due, wait_after
 from posthouse.relay.directions import Directions, Pathfinder
 from posthouse.relay.route import NextHop, Route
 from posthouse.relay.site import Parcel, ParcelState, Site
@@ -26,6 +26,7 @@ from posthouse.transports.api import Attempt, Transport, Unavailable
 
 REFILL = 200  # recipients fetched from the spool at a time, for one destination
 FAR_FUTURE = 1 << 62
+MOST_SITES = 5000
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -50,7 +51,10 @@ class Scheduler:
         retry: RetryPlan,
         clock: Clock,
         bounds: Bounds = DEFAULT_BOUNDS,
+        workers: int = 1,
     ) -> None:
+        """`workers` share each site's concurrency: every one has its part of it."""
+        self._workers = workers
         self.spools = spools
         self.pathfinder = pathfinder
         self.retry = retry
@@ -109,7 +113,7 @@ class Scheduler:
                 kept = None
             else:
                 self._body_bytes += size
-        parcel = Parcel(envelope.queue_id, destination, indices, 0, 0, envelope, kept)
+        parcel = Parcel(envelope.queue_id, destination, indices, envelope.arrived_at, 0, 0, envelope, kept)
         self._remember(parcel)
         self._dispatch(parcel)
 
@@ -158,14 +162,18 @@ class Scheduler:
         task.add_done_callback(self._tasks.discard)
 
     async def _look_up(self, destination: str) -> None:
+        pathfinder = self.pathfinder
         try:
-            found = await self.pathfinder.find(destination)
+            found = await pathfinder.find(destination)
         except Exception as error:
             log.error("directions-crashed", destination=destination, error=repr(error), exc_info=True)
             found = Deferred(
                 "4.3.0",
                 Reason(Slug.DNS_FAILED, f"looking up {destination} failed with {error!r}; it will be tried again"),
             )
+        if pathfinder is not self.pathfinder:  # a reload came in between: the old answer may lead the old way
+            self._spawn(self._look_up(destination))
+            return
         parcels = self._lookups.pop(destination, [])
         if isinstance(found, Directions):
             self._directions[destination] = (found, self._clock() + int(found.ttl * 1000))
@@ -183,13 +191,22 @@ class Scheduler:
             return
         site = self.sites.get(directions.key)
         if site is None:
-            site = Site(directions.key, directions.next_hops, directions.route.concurrency, self)
+            concurrency = -(-directions.route.concurrency // self._workers)
+            site = Site(directions.key, directions.next_hops, concurrency, self)
+            if len(self.sites) >= MOST_SITES:
+                self._forget_idle_sites()
             self.sites[directions.key] = site
         site.destinations.add(parcel.destination)
         if site.closed_until > self._clock():
             self._postpone(site, [parcel])
         else:
             site.push(parcel)
+
+    def _forget_idle_sites(self) -> None:
+        """Many domains, each mailed once, must not fill memory; a closed site is remembered as long as it is closed."""
+        now = self._clock()
+        self.sites = {key: site for key, site in self.sites.items() if not site.is_idle or site.closed_until > now}
+        self._directions = {destination: known for destination, known in self._directions.items() if known[1] > now}
 
     # What sites ask (site.Dispatcher).
 
@@ -246,11 +263,27 @@ class Scheduler:
         )
         parcels = list(site.waiting)
         site.waiting.clear()
+        outcome = Deferred(why.status, why.reason, why.remote, why.diagnostic)
         for parcel in parcels:
-            attempt = self.prepare(site, parcel) if parcel.state is ParcelState.WAITING else None
-            if attempt is not None:
-                outcome = Deferred(why.status, why.reason, why.remote, why.diagnostic)
-                self.ended(parcel, attempt, [outcome] * len(parcel.indices))
+            if parcel.state is ParcelState.WAITING:
+                self._turn_back(site, parcel, outcome)
+
+    def _turn_back(self, site: Site, parcel: Parcel, outcome: Deferred) -> None:
+        """An attempt that came as far as the closed door. The message is loaded only if its sender is to hear of it."""
+        now = self._clock()
+        is_silent = not (
+            is_expired(parcel.arrived_at, now, self.retry)
+            or is_notice_due(parcel.arrived_at, now, parcel.notices, self.retry)
+        )
+        if parcel.message is None and is_silent:
+            wait = wait_after(parcel.attempts + 1, self.retry, random.random())  # noqa: S311 - jitter
+            parcel.attempts += 1
+            self.put_off(parcel, outcome, max(now + int(wait * 1000), int(site.closed_until)))
+            self.forget(parcel)
+            return
+        attempt = self.prepare(site, parcel)
+        if attempt is not None:
+            self.ended(parcel, attempt, [outcome] * len(parcel.indices))
 
     def _fail_all(self, site: Site, why: Unavailable) -> None:
         outcome = Failed(why.status, why.reason, why.remote, why.diagnostic)
@@ -271,7 +304,7 @@ class Scheduler:
             self.forget(parcel)
 
     def put_off(self, parcel: Parcel, outcome: Outcome, next_at: int) -> None:
-        """Records that a parcel waits until `next_at`, no attempt counted."""
+        """Records that a parcel waits until `next_at`."""
         then = Retry(next_at, parcel.notices)
         now = self._clock()
         fates = [Fate(parcel.queue_id, i, outcome, then, parcel.attempts, now) for i in parcel.indices]
@@ -367,7 +400,8 @@ class Scheduler:
                 groups.setdefault((row.queue_id, row.attempts, row.bounce), []).append(row)
         for (queue_id, attempts, is_bounce), members in groups.items():
             indices = tuple(row.index for row in members)
-            parcel = Parcel(queue_id, members[0].destination, indices, attempts, max(row.notices for row in members))
+            first, notices = members[0], max(row.notices for row in members)
+            parcel = Parcel(queue_id, first.destination, indices, first.arrived_at, attempts, notices)
             self._remember(parcel)
             if is_bounce:
                 self._return_to_sender(parcel)

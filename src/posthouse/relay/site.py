@@ -23,6 +23,10 @@ PARCELS_PER_CONNECTION = 4  # a kept connection is worth more than many short on
 GROWTH = 10  # reported attempts for each connection more
 
 
+_TROUBLE = frozenset({Slug.NEXT_HOP_LOST, Slug.NEXT_HOP_TIMEOUT, Slug.NEXT_HOP_BROKEN, Slug.NEXT_HOP_UNREACHABLE})
+"""Outcomes that say the next hop has too much on its hands, or is ill: fewer connections then."""
+
+
 class ParcelState(enum.Enum):
     """Where a parcel is on its way through memory."""
 
@@ -34,13 +38,24 @@ class ParcelState(enum.Enum):
 class Parcel:
     """Some recipients of one message that go to one destination. `envelope` and `message` are None until loaded."""
 
-    __slots__ = ("attempts", "destination", "envelope", "indices", "message", "notices", "queue_id", "state")
+    __slots__ = (
+        "arrived_at",
+        "attempts",
+        "destination",
+        "envelope",
+        "indices",
+        "message",
+        "notices",
+        "queue_id",
+        "state",
+    )
 
     def __init__(
         self,
         queue_id: int,
         destination: str,
         indices: tuple[int, ...],
+        arrived_at: int,
         attempts: int = 0,
         notices: int = 0,
         envelope: Envelope | None = None,
@@ -49,6 +64,7 @@ class Parcel:
         self.queue_id = queue_id
         self.destination = destination
         self.indices = indices
+        self.arrived_at = arrived_at
         self.attempts = attempts
         self.notices = notices
         self.envelope = envelope
@@ -117,7 +133,10 @@ class _Feed:
         """See `transports.api.Feed`."""
         parcel = self.taken.pop(attempt)
         self._reported += 1
-        self._site.succeeded()
+        if any(outcome.reason.slug in _TROUBLE or outcome.diagnostic.startswith("421") for outcome in outcomes):
+            self._site.troubled()
+        else:
+            self._site.succeeded()
         self._site.dispatcher.ended(parcel, attempt, outcomes)
 
     async def wait(self, seconds: float) -> bool:
@@ -190,6 +209,16 @@ class Site:
         if self._successes >= GROWTH and self.window < self.concurrency:
             self._successes = 0
             self.window += 1
+
+    def troubled(self) -> None:
+        """An attempt ended by the next hop hanging up or asking us to go: one connection less."""
+        self._successes = 0
+        self.window = max(1, self.window - 1)
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing waits, nobody is connected."""
+        return not self.waiting and not self._connections
 
     async def wait_for_parcels(self, seconds: float) -> bool:
         """True as soon as something waits; False after `seconds`, or when the relay stops."""

@@ -130,7 +130,7 @@ class Worker:
         pathfinder = Pathfinder(wiring.routes_of(config), self._resolver, wiring.ourselves_of(config))
         retry = wiring.retry_plan_of(config)
         make_transport = wiring.transports_of(config)
-        self._scheduler = Scheduler(dict(self._spools), pathfinder, make_transport, retry, clock)
+        self._scheduler = Scheduler(dict(self._spools), pathfinder, make_transport, retry, clock, workers=told.workers)
         self._scheduler.may_leave = self._may_leave
         self._intake = Intake(self._spools[told.shards[0]], self._scheduler, clock)
         bouncer = Bouncer(config.hostname, self._intake, lambda: self._rules, clock)
