@@ -581,3 +581,42 @@ def test_a_content_that_cannot_be_read_is_deferred_and_never_sent_in_part(tmp_pa
     assert isinstance(end, Unavailable | Closed)
     assert [outcome.reason.slug for each in outcomes[:2] for outcome in each] == ["content-damaged"] * 2
     assert all(content.endswith(b"Hello.\r\n.\r\n") for content in server.contents)
+
+
+def test_a_rambling_reply_is_cut_where_it_is_kept() -> None:
+    async def ramble(heard: Heard, _line: str) -> None:
+        await heard.say(*(["550-5.7.1 " + "x" * 2000] * 200), "550 5.7.1 end")
+
+    _, outcomes = deliver(ScriptedServer(CONTENT=ramble), attempt())
+    (outcome,) = outcomes[0]
+    assert isinstance(outcome, Failed)
+    assert outcome.status == "5.7.1"
+    assert len(outcome.diagnostic) == 1000
+    assert len(outcome.reason.words) < 1200
+
+
+def test_a_next_hop_is_reached_over_ipv6() -> None:
+    async def run() -> tuple[Closed | Unavailable, ListFeed]:
+        server = ScriptedServer()
+        listening = await asyncio.start_server(server._serve, "::1", 0)
+        port = listening.sockets[0].getsockname()[1]
+        feed = ListFeed(attempt())
+        settings = SmtpSettings((endpoint(port, "::1"),), "out.example.org", source_address="::1", idle_seconds=0.01)
+        end = await asyncio.wait_for(SmtpTransport(settings).run(feed), 10)
+        listening.close()
+        await listening.wait_closed()
+        return end, feed
+
+    end, feed = asyncio.run(run())
+    assert end == Closed(1)
+    assert "[::1]" in feed.of(feed.order[0])[0].remote
+
+
+def test_an_attempt_for_nobody_is_reported_too() -> None:
+    nobody = attempt()
+    nobody = Attempt(nobody.envelope, nobody.message, (), nobody.reverse_path)
+    server = ScriptedServer()
+    end, outcomes = deliver(server, nobody, attempt())
+    assert end == Closed(1)
+    assert outcomes[0] == []
+    assert len(server.contents) == 1

@@ -31,6 +31,9 @@ from posthouse.smtp.reply import Reply
 CHUNK_OCTETS = 256 * 1024
 """Read from a content file, and at most waiting to be written, at once."""
 
+WORDS = 500
+"""Characters of what a peer said that a sentence of ours quotes."""
+
 NO_REPLY = Reply(0, "", ("",))
 
 
@@ -151,9 +154,9 @@ class ClientChannel(asyncio.Protocol):
             if isinstance(event, Answered):
                 self._answers.append(event)
             elif isinstance(event, Farewell):
-                self._lose(PeerLost(Loss.FAREWELL, f"closed the session: {event.reply}", event.reply))
+                self._lose(PeerLost(Loss.FAREWELL, f"closed the session: {str(event.reply)[:WORDS]}", event.reply))
             else:
-                self._lose(PeerLost(Loss.BROKEN, f"sent {event.words}"))
+                self._lose(PeerLost(Loss.BROKEN, f"sent {event.words[:WORDS]}"))
         if self.engine.state is ClientState.BROKEN:
             self._lose(PeerLost(Loss.CLOSED, "refused the content before its end"))
         self._write(self.engine.data_to_send())

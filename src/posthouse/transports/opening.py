@@ -21,7 +21,7 @@ from posthouse.smtp.driving import LocalProtocolError
 from posthouse.smtp.event import Verb
 from posthouse.smtp.reply import Reply
 from posthouse.transports.api import Unavailable
-from posthouse.transports.verdict import turned_away, unavailable
+from posthouse.transports.verdict import said, turned_away, unavailable
 
 
 class TlsMode(enum.StrEnum):
@@ -184,7 +184,7 @@ class _Opening:
         reply = (await channel.answer()).reply
         if not reply.is_positive:
             if must or reply.code == 421:
-                words = f"refused STARTTLS, which the route demands: {reply}"
+                words = f"refused STARTTLS, which the route demands: {said(reply)}"
                 raise _NotAsDemanded(Slug.TLS_FAILED, "4.7.4", words, reply)
             return
         await channel.start_tls(self._context(), self._endpoint.name or self._endpoint.address)
@@ -206,7 +206,7 @@ class _Opening:
         await channel.flush()
         reply = (await channel.answer()).reply
         if not reply.is_positive:
-            words = f"refused the login of {login.user}: {reply}; correct the route's login"
+            words = f"refused the login of {login.user}: {said(reply)}; correct the route's login"
             raise _NotAsDemanded(Slug.LOGIN_REFUSED, "4.7.8", words, reply)
 
     def _may_be_heard(self) -> bool:
@@ -227,7 +227,7 @@ class _Opening:
 
     def _not_as_demanded(self, fault: _NotAsDemanded) -> Unavailable:
         remote = str(self._endpoint)
-        diagnostic = str(fault.reply) if fault.reply.code else ""
+        diagnostic = said(fault.reply) if fault.reply.code else ""
         return Unavailable(Reason(fault.slug, f"{remote} {fault.words}"), fault.status, remote, diagnostic)
 
 

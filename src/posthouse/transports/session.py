@@ -22,7 +22,7 @@ from posthouse.smtp.client import CannotBeSaid
 from posthouse.smtp.event import NO_RCPT_PARAMETERS, BodyType, MailParameters, Notify, RcptParameters, Verb
 from posthouse.smtp.reply import Reply
 from posthouse.transports.api import Attempt, Feed
-from posthouse.transports.verdict import lost, refused, taken
+from posthouse.transports.verdict import lost, refused, said, taken
 
 _HEADER_OCTETS = 256 * 1024
 """More of a header is not taken in (see docs/rfc.md), so it need not be looked at."""
@@ -274,7 +274,7 @@ class Session:
     async def _reply(self) -> Reply:
         reply = (await self._channel.answer()).reply
         if reply.code == 421:
-            raise PeerLost(Loss.FAREWELL, f"closed the session: {reply}", reply)
+            raise PeerLost(Loss.FAREWELL, f"closed the session: {said(reply)}", reply)
         return reply
 
     async def _open_step_by_step(self, transaction: Transaction) -> bool:

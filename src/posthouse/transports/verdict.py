@@ -9,6 +9,8 @@ from posthouse.net.client import Loss, PeerLost
 from posthouse.smtp.reply import Reply
 from posthouse.transports.api import Unavailable
 
+DIAGNOSTIC_CHARACTERS: Final = 1000
+
 _LOSSES: Final[dict[Loss, tuple[Slug, str]]] = {
     Loss.NOT_REACHED: (Slug.NEXT_HOP_UNREACHABLE, "4.4.1"),
     Loss.CLOSED: (Slug.NEXT_HOP_LOST, "4.4.2"),
@@ -31,10 +33,16 @@ _WHAT_WAS_SAID: Final[dict[Stage, str]] = {
 }
 
 
+def said(reply: Reply) -> str:
+    """The reply as the diagnostic of an outcome, which is stored, logged and quoted in reports: cut where it rambles on."""
+    text = str(reply)
+    return text if len(text) <= DIAGNOSTIC_CHARACTERS else text[: DIAGNOSTIC_CHARACTERS - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
 def taken(reply: Reply, remote: str, *, is_final: bool, speaks_dsn: bool) -> Outcome:
     """The outcome of a positive reply to the content; `is_final` for LMTP, where it means the mailbox."""
     status = status_of(reply, Stage.CONTENT)
-    diagnostic = str(reply)
+    diagnostic = said(reply)
     if is_final:
         return Delivered(status, Reason(Slug.DELIVERED, f"{remote} delivered it: {diagnostic}"), remote, diagnostic)
     reason = Reason(Slug.RELAYED, f"{remote} took responsibility for it: {diagnostic}")
@@ -44,7 +52,7 @@ def taken(reply: Reply, remote: str, *, is_final: bool, speaks_dsn: bool) -> Out
 def refused(reply: Reply, stage: Stage, remote: str) -> Outcome:
     """The outcome of a 4yz or 5yz reply."""
     status = status_of(reply, stage)
-    diagnostic = str(reply)
+    diagnostic = said(reply)
     what = _WHAT_WAS_SAID[stage]
     if reply.is_permanent:
         words = f"{remote} refused {what}: {diagnostic}; nothing more will be tried there"
@@ -71,8 +79,8 @@ def unavailable(peer_lost: PeerLost, stage: Stage, remote: str) -> Unavailable:
 def turned_away(reply: Reply, stage: Stage, remote: str) -> Unavailable:
     """A next hop that answered 4yz or 5yz before any transaction."""
     slug = Slug.NEXT_HOP_REFUSED if reply.is_permanent else Slug.NEXT_HOP_DEFERRED
-    words = f"{remote} refused {_WHAT_WAS_SAID[stage]}: {reply}"
-    return Unavailable(Reason(slug, words), status_of(reply, stage), remote, str(reply), reply.is_permanent)
+    words = f"{remote} refused {_WHAT_WAS_SAID[stage]}: {said(reply)}"
+    return Unavailable(Reason(slug, words), status_of(reply, stage), remote, said(reply), reply.is_permanent)
 
 
 def _status_of_loss(peer_lost: PeerLost, stage: Stage) -> tuple[Slug, str]:
@@ -81,4 +89,4 @@ def _status_of_loss(peer_lost: PeerLost, stage: Stage) -> tuple[Slug, str]:
 
 
 def _diagnostic(peer_lost: PeerLost) -> str:
-    return str(peer_lost.reply) if peer_lost.reply.code else ""
+    return said(peer_lost.reply) if peer_lost.reply.code else ""
