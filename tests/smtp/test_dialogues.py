@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator
 
 import pytest
+
 from smtp_dialogue import DIALOGUES, Dialogue, play, read_dialogue
 
 FILES = sorted(DIALOGUES.glob("*.txt"))

@@ -303,3 +303,5 @@ _PARSERS: dict[bytes, Callable[[bytes, bytes, Offers], Command]] = {
     b"BDAT": _parse_bdat,
     b"AUTH": _parse_auth,
 }
+VERBS = frozenset({b"MAIL", b"RCPT", *_PARSERS})
+"""All commands that are known here."""

@@ -1,6 +1,7 @@
 """The replies of a session that wait to be sent, and the refusals among them: counted, slowed, and ended at last with 421."""
 
 from posthouse.smtp import answers
+from posthouse.smtp.command import VERBS
 from posthouse.smtp.driving import Ending
 from posthouse.smtp.event import CommandRefused
 from posthouse.smtp.line import BadLine, LineFault
@@ -9,17 +10,19 @@ from posthouse.smtp.reply import Reply
 from posthouse.smtp.settings import ServerSettings
 
 RECORDED_OCTETS = 512
+A_RESPONSE = b"(a response to AUTH)"
 
 
 class Outbox:
     """What goes to the client. Once `ending` is not NOT_YET nothing more is read from it."""
 
-    __slots__ = ("_replies", "ending", "patience")
+    __slots__ = ("_is_after_auth", "_replies", "ending", "patience")
 
     def __init__(self, settings: ServerSettings) -> None:
         self.ending = Ending.NOT_YET
         self.patience = Patience(settings)
         self._replies: list[bytes] = []
+        self._is_after_auth = False
 
     def __bool__(self) -> bool:
         return bool(self._replies)
@@ -47,7 +50,7 @@ class Outbox:
     def decline(self, line: bytes, refusal: Reply) -> CommandRefused:
         """Refuses a command without counting it as an error."""
         self.say(refusal)
-        return CommandRefused(line[:RECORDED_OCTETS], refusal)
+        return CommandRefused(self._record(line), refusal)
 
     def refuse_line(self, line: BadLine, too_long: Reply) -> CommandRefused:
         """Refuses what cannot be read as a line."""
@@ -58,7 +61,7 @@ class Outbox:
     def refuse_and_close(self, line: bytes, farewell: Reply) -> CommandRefused:
         """Refuses a command with the last reply of the session."""
         self.close(farewell, Ending.DRAIN)
-        return CommandRefused(line[:RECORDED_OCTETS], farewell)
+        return CommandRefused(self._record(line), farewell)
 
     def note_idle(self, line: bytes) -> CommandRefused | None:
         """A command that does nothing has been answered; too many of them without a message between are errors."""
@@ -73,3 +76,14 @@ class Outbox:
         """The last reply of the session."""
         self.say(farewell)
         self.ending = ending
+
+    def _record(self, line: bytes) -> bytes:
+        """The line as an event may hold it: without what could be a password, in AUTH or behind a refused one."""
+        verb = line[:16].partition(b" ")[0].rstrip().upper()
+        if verb == b"AUTH":
+            self._is_after_auth = True
+            return verb
+        if self._is_after_auth and verb not in VERBS:
+            return A_RESPONSE
+        self._is_after_auth = False
+        return line[:RECORDED_OCTETS].rstrip()

@@ -53,7 +53,7 @@ from posthouse.smtp.event import (
     Verb,
 )
 from posthouse.smtp.line import BadLine, Inbox
-from posthouse.smtp.outbox import RECORDED_OCTETS, Outbox
+from posthouse.smtp.outbox import A_RESPONSE, RECORDED_OCTETS, Outbox
 from posthouse.smtp.reply import CONTENT_WELCOME, Reply, reply
 from posthouse.smtp.sasl import Authentication, Challenge, SaslError
 from posthouse.smtp.settings import Dialect, ServerSettings
@@ -87,7 +87,6 @@ __all__ = [
 
 PROGRESS_OCTETS = 4096
 
-_A_RESPONSE = b"(a response to AUTH)"
 _WEB_VERBS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"CONNECT"})
 _Happened = Event | Signal | None
 """What one step came to; None: something was done that is no event."""
@@ -180,8 +179,8 @@ class ServerConnection:
         self._refresh_offers()
 
     def receive_data(self, data: bytes) -> None:
-        """Octets from the client. Those behind STARTTLS are thrown away until `tls_started` (RFC 3207 4.2)."""
-        if self._phase is not Phase.HANDSHAKE and self._outbox.ending is Ending.NOT_YET:
+        """Octets from the client. Those behind STARTTLS are thrown away until `tls_started` (RFC 3207 4.2), all behind the end."""
+        if self._phase is not Phase.HANDSHAKE and self._outbox.ending is Ending.NOT_YET and not self._is_eof:
             self._inbox.receive(data)
 
     def receive_eof(self) -> None:
@@ -322,8 +321,8 @@ class ServerConnection:
         self._mark += 1
         if isinstance(line, BadLine):
             self._enter(Cause.LOGIN_OVER)
-            return self._outbox.refuse_line(BadLine(_A_RESPONSE, line.fault), answers.RESPONSE_TOO_LONG)
-        return self._go_on(_A_RESPONSE, lambda: self._authentication.respond(line))
+            return self._outbox.refuse_line(BadLine(A_RESPONSE, line.fault), answers.RESPONSE_TOO_LONG)
+        return self._go_on(A_RESPONSE, lambda: self._authentication.respond(line))
 
     # Commands.
 
@@ -388,7 +387,6 @@ class ServerConnection:
         return None
 
     def _on_auth(self, line: bytes, command: Auth) -> _Happened:
-        line = b"AUTH " + command.mechanism.encode()  # what else it holds is nobody's business
         refusal = self._out_of_order("AUTH") or self._authentication.refusal(command.mechanism, self._offers.auth)
         if refusal:
             return self._outbox.refuse(line, refusal)
@@ -567,8 +565,6 @@ class ServerConnection:
     def _refuse_unread(self, line: bytes, refusal: Reply) -> Event:
         """The line is no command."""
         verb = line[:8].partition(b" ")[0].upper()
-        if verb == b"AUTH":
-            line = verb  # a password may stand behind it
         if verb in _WEB_VERBS:
             return self._outbox.refuse_and_close(line, answers.NOT_A_WEB_SERVER)
         if self._phase is Phase.UNWELCOME:
