@@ -14,9 +14,9 @@ from aiosmtpd.smtp import SMTP, AuthResult
 from posthouse.mail.message import ContentFile
 from posthouse.mail.outcome import Relayed
 from posthouse.net.client import ClientTimeouts, Endpoint
-from posthouse.transports.api import Attempt, Closed, Unavailable
+from posthouse.transports.api import Attempt, Closed, Login, TlsMode, Unavailable
 from posthouse.transports.opening import _Opening
-from posthouse.transports.smtp import Login, SmtpSettings, SmtpTransport, TlsMode
+from posthouse.transports.smtp import SmtpSettings, SmtpTransport
 from transport_cases import TRACE, Heard, ListFeed, ScriptedServer, attempt
 
 QUICK = ClientTimeouts(connect=3, tls=3, greeting=3, command=3, mail=3, rcpt=3, data=3, content_end=3, quit=0.3)

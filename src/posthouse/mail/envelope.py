@@ -1,5 +1,7 @@
 """Envelope, Recipient, Origin (RFC 5321 2.3.1): who handed mail in, from whom, to whom, and by what right."""
 
+import functools
+
 import msgspec
 
 from posthouse.mail.grant import Grant
@@ -41,6 +43,7 @@ def shard_of(queue_id: int) -> int:
     return queue_id >> _SEQUENCE_BITS & ((1 << _SHARD_BITS) - 1)
 
 
+@functools.lru_cache(maxsize=4096)  # asked some five times while a message is under way
 def queue_id_text(queue_id: int) -> str:
     """The id as people see it: short, lower case, sorts by age within a shard."""
     digits = ""

@@ -12,6 +12,7 @@ import msgspec
 from posthouse.policy.domains import DomainTable
 from posthouse.policy.networks import NetworkSet
 from posthouse.smtp.address import Path, parse_mailbox
+from posthouse.transports.api import Login, TlsMode
 
 SMTP_PORT = 25
 SUBMISSIONS_PORT = 465
@@ -89,32 +90,13 @@ def parse_hop(url: str) -> Hop:
     )
 
 
-class TlsUse(enum.StrEnum):
-    """How a route uses TLS towards an SMTP or LMTP next hop."""
-
-    OPPORTUNISTIC = "opportunistic"
-    REQUIRED = "required"
-    VERIFIED = "verified"
-    NEVER = "never"
-
-
-class Login(msgspec.Struct, frozen=True):
-    """What we say to a smart host that wants to know us."""
-
-    user: str
-    password: str
-
-    def __repr__(self) -> str:
-        return f"Login({self.user!r}, …)"
-
-
 class Route(msgspec.Struct, frozen=True):
-    """One [[route]]. `rewrites_reverse_path_to` is the null path when the reverse-path stays as it is."""
+    """One [[route]]. `new_reverse_path` is "" when the reverse-path stays as it is."""
 
     patterns: tuple[str, ...]
     hops: tuple[Hop, ...]
     login: Login | None = None
-    tls: TlsUse = TlsUse.OPPORTUNISTIC
+    tls: TlsMode = TlsMode.OPPORTUNISTIC
     source_address: str = ""
     hello_name: str = ""
     new_reverse_path: str = ""

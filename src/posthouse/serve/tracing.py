@@ -19,23 +19,23 @@ from posthouse.policy.decide import Deferral, Need, Refusal, decide, expand
 from posthouse.policy.facts import Facts, Role, Unknown
 from posthouse.policy.networks import normalise_address
 from posthouse.relay.directions import Directions, Pathfinder
-from posthouse.relay.route import HopKind, NextHop, Route, TlsUse
+from posthouse.relay.route import HopKind, NextHop, Route
 from posthouse.serve.data_dir import DataDir
 from posthouse.serve.wiring import ourselves_of, resolver_of, routes_of, rules_of, smtp_settings_of
 from posthouse.smtp.address import Path
 from posthouse.smtp.event import MailParameters
 from posthouse.smtp.reply import Reply
-from posthouse.transports.api import Unavailable
+from posthouse.transports.api import TlsMode, Unavailable
 from posthouse.transports.opening import open_session
 
 _PATIENCE = ClientTimeouts(connect=10.0, tls=20.0, greeting=30.0, command=30.0, mail=30.0, rcpt=60.0)
 """Someone is watching: a next hop that needs longer is reported as slow."""
 
 _TLS_WORDS = {
-    TlsUse.OPPORTUNISTIC: "opportunistic: STARTTLS where it is offered, in the clear where not",
-    TlsUse.REQUIRED: "required: no mail without TLS",
-    TlsUse.VERIFIED: "verified: no mail without TLS and a valid certificate for the host's name",
-    TlsUse.NEVER: "never: in the clear",
+    TlsMode.OPPORTUNISTIC: "opportunistic: STARTTLS where it is offered, in the clear where not",
+    TlsMode.REQUIRED: "required: no mail without TLS",
+    TlsMode.VERIFIED: "verified: no mail without TLS and a valid certificate for the host's name",
+    TlsMode.NEVER: "never: in the clear",
 }
 
 

@@ -27,7 +27,7 @@ from posthouse.policy.networks import NetworkSet
 from posthouse.policy.rules import Rules, RulesError, compile_rules
 from posthouse.relay.backoff import RetryPlan
 from posthouse.relay.intake import Intake
-from posthouse.relay.route import Hop, HopKind, Login, NextHop, Route, RouteTable, TlsUse, parse_hop
+from posthouse.relay.route import Hop, HopKind, NextHop, Route, RouteTable, parse_hop
 from posthouse.relay.session import Desk, Session, Verify
 from posthouse.smtp.address import Path
 from posthouse.smtp.event import Verb
@@ -36,10 +36,9 @@ from posthouse.spool.api import Clock
 from posthouse.spool.history import HistoryLimits
 from posthouse.spool.space import SpaceLimits
 from posthouse.spool.sqlite import SpoolSettings
-from posthouse.transports.api import Transport
+from posthouse.transports.api import Login, TlsMode, Transport
 from posthouse.transports.maildir import MaildirSettings, MaildirTransport
-from posthouse.transports.opening import Login as SmtpLogin
-from posthouse.transports.opening import SmtpSettings, TlsMode
+from posthouse.transports.opening import SmtpSettings
 from posthouse.transports.pipe import PipeSettings, PipeTransport
 from posthouse.transports.smtp import SmtpTransport
 
@@ -88,7 +87,7 @@ def _route(settings: RouteSettings) -> Route:
         settings.domain,
         tuple(parse_hop(url) for url in settings.to),
         Login(login.user, read_password(login.password_file)) if login else None,
-        TlsUse(settings.tls),
+        TlsMode(settings.tls),
         settings.source_address,
         settings.hello_name,
         settings.reverse_path,
@@ -248,14 +247,13 @@ def smtp_settings_of(next_hop: NextHop, own_name: str) -> SmtpSettings:
         endpoints: tuple[Endpoint, ...] = (Endpoint("localhost", socket_path=hop.path),)
     else:
         endpoints = tuple(Endpoint(name, address, port) for name, address, port in next_hop.hosts)
-    login = route.login
     return SmtpSettings(
         endpoints,
         route.hello_name or own_name,
         dialect=Verb.LHLO if hop.kind is HopKind.LMTP else Verb.EHLO,
-        tls=TlsMode(route.tls),
+        tls=route.tls,
         implicit_tls=hop.kind is HopKind.SMTPS,
-        login=SmtpLogin(login.user, login.password) if login else None,
+        login=route.login,
         source_address=route.source_address,
     )
 

@@ -4,6 +4,7 @@ A Transport is one way to one next hop. It pulls attempts from its Feed and repo
 be kept, and the next transaction written behind the final dot of the one before, without the relay knowing how.
 """
 
+import enum
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -14,6 +15,25 @@ from posthouse.mail.message import Message
 from posthouse.mail.outcome import Outcome
 from posthouse.mail.reason import Reason
 from posthouse.smtp.address import Path
+
+
+class TlsMode(enum.StrEnum):
+    """How TLS is used towards a next hop: where offered, always, always with a certificate that proves the name, or never."""
+
+    OPPORTUNISTIC = "opportunistic"
+    REQUIRED = "required"
+    VERIFIED = "verified"
+    NEVER = "never"
+
+
+class Login(msgspec.Struct, frozen=True):
+    """What we say to a next hop that wants to know us."""
+
+    user: str
+    password: str
+
+    def __repr__(self) -> str:
+        return f"Login({self.user!r}, …)"
 
 
 class Attempt(msgspec.Struct, frozen=True, eq=False):

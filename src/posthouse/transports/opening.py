@@ -4,7 +4,6 @@ What decides here: any answer but a welcome lets the next address be tried; TLS 
 says opportunistic and no password is at stake; a password is never said in the clear to another machine.
 """
 
-import enum
 import functools
 import ipaddress
 import ssl
@@ -20,27 +19,8 @@ from posthouse.net.transcript import Transcript
 from posthouse.smtp.driving import LocalProtocolError
 from posthouse.smtp.event import Verb
 from posthouse.smtp.reply import Reply
-from posthouse.transports.api import Unavailable
+from posthouse.transports.api import Login, TlsMode, Unavailable
 from posthouse.transports.verdict import said, turned_away, unavailable
-
-
-class TlsMode(enum.StrEnum):
-    """How TLS is used: where offered, always, always with a certificate that proves the name, or not at all."""
-
-    OPPORTUNISTIC = "opportunistic"
-    REQUIRED = "required"
-    VERIFIED = "verified"
-    NEVER = "never"
-
-
-class Login(msgspec.Struct, frozen=True):
-    """What we say to a next hop that wants to know us."""
-
-    user: str
-    password: str
-
-    def __repr__(self) -> str:
-        return f"Login({self.user!r}, …)"
 
 
 class SmtpSettings(msgspec.Struct, frozen=True):

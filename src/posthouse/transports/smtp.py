@@ -8,11 +8,11 @@ from posthouse.mail.outcome import Deferred
 from posthouse.mail.status import Stage
 from posthouse.net.client import ClientChannel, Loss, PeerLost
 from posthouse.transports.api import Closed, Feed, Unavailable
-from posthouse.transports.opening import Login, SmtpSettings, TlsMode, open_session
+from posthouse.transports.opening import SmtpSettings, open_session
 from posthouse.transports.session import Job, Session
 from posthouse.transports.verdict import unavailable
 
-__all__ = ["Login", "SmtpSettings", "SmtpTransport", "TlsMode"]
+__all__ = ["SmtpSettings", "SmtpTransport"]
 
 MOST_LOSSES = 2
 """Connections in a row that were lost without one transaction answered, before the next hop counts as unavailable."""
