@@ -194,6 +194,28 @@ def test_people_read_what_happened_why_and_what_to_do() -> None:
     assert max(map(len, text.split("\r\n"))) <= 78
 
 
+def test_a_reply_that_the_words_hold_already_is_not_said_twice() -> None:
+    words = f"mx.example.net refused the recipient: {REFUSED.diagnostic}"
+    outcome = Failed("5.1.1", Reason(Slug.NEXT_HOP_REFUSED, words), REFUSED.remote, REFUSED.diagnostic)
+    text = " ".join(read(composed(envelope_to(to("bob")), [(0, outcome)])).text.decode().split())
+    assert text.count(REFUSED.diagnostic) == 1
+
+
+@pytest.mark.parametrize(
+    ("remote", "told"),
+    [
+        ("mx.example.net [192.0.2.1]:25", "dns; mx.example.net"),
+        ("192.0.2.1 [192.0.2.1]:25", "dns; [192.0.2.1]"),
+        ("2001:db8::1 [2001:db8::1]:25", "dns; [IPv6:2001:db8::1]"),
+        ("/run/dovecot/lmtp", ""),
+        ("", ""),
+    ],
+)
+def test_the_next_hop_is_named_as_a_name_or_an_address_literal(remote: str, told: str) -> None:
+    outcome = Failed("5.1.1", REFUSED.reason, remote, "550 no")
+    assert read(composed(envelope_to(to("bob")), [(0, outcome)])).recipients[0].remote == told
+
+
 @pytest.mark.parametrize(
     ("kind", "outcome", "action", "words"),
     [

@@ -12,6 +12,7 @@ end no line. Lines of ours never begin with a dot, so the report's dot form is t
 import enum
 import re
 from collections.abc import Sequence
+from ipaddress import ip_address
 from typing import Final
 
 import msgspec
@@ -50,7 +51,7 @@ _LINE: Final = 76
 _ASCII_TOKEN_LIMIT: Final = 900  # a line may not exceed 998 octets (RFC 5322 2.1.1) ...
 _UTF8_TOKEN_LIMIT: Final = 220  # ... of which a character may take four
 _REPLY: Final = re.compile(r"[2-5][0-9][0-9](?:[ -]|\Z)")
-_HOST: Final = re.compile(r"(?:[A-Za-z0-9_.-]{1,255}|\[[0-9A-Za-z:.]{1,64}\])\Z")
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9_.:-]{1,255}|\[[0-9A-Za-z:.]{1,64}\])\Z")
 _ADDRESS_TYPE: Final = re.compile(r"[A-Za-z0-9-]{1,64}\Z")
 _MESSAGE_ID: Final = re.compile(rb"<[!-;=?-~]{1,250}>\Z")
 _WANTED: Final = {Kind.FAILURE: Notify.FAILURE, Kind.DELAY: Notify.DELAY, Kind.SUCCESS: Notify.SUCCESS}
@@ -313,8 +314,7 @@ def _recipient_fields(case: _Case, index: int, outcome: Outcome) -> list[tuple[s
     fields.append(("Final-Recipient", case.typed("rfc822" if mailbox.isascii() else "utf-8", mailbox)))
     fields.append(("Action", action_of(outcome, case.kind)))
     fields.append(("Status", _status(outcome, case.kind)))
-    remote = outcome.remote.partition(" ")[0]
-    if _HOST.match(remote):
+    if remote := _remote(outcome):
         fields.append(("Remote-MTA", f"dns; {remote}"))
     fields.append(("Diagnostic-Code", _diagnostic(outcome)))
     fields.append(("Last-Attempt-Date", date_time(case.reporting.now).decode()))
@@ -342,6 +342,18 @@ def _status(outcome: Outcome, kind: Kind) -> str:
     """The outcome's status where it fits the action: a failure may carry 4.x.x, when trying was given up (RFC 3464 2.3.4)."""
     fits = is_enhanced(outcome.status) and outcome.status[0] in _CLASS[kind]
     return outcome.status if fits else _UNKNOWN_STATUS[kind]
+
+
+def _remote(outcome: Outcome) -> str:
+    """The next hop's name as a Remote-MTA of type dns may have it, an address in brackets; "" where there is none."""
+    name = outcome.remote.partition(" ")[0]
+    if not _HOST.match(name):
+        return ""
+    try:
+        address = ip_address(name)
+    except ValueError:
+        return "" if ":" in name and name[0] != "[" else name
+    return f"[IPv6:{address}]" if address.version == 6 else f"[{address}]"
 
 
 def _diagnostic(outcome: Outcome) -> str:

@@ -123,8 +123,10 @@ def _recipient_lines(recipient: RecipientNotice, kind: Kind) -> list[str]:
             else "The message was delivered to the mailbox."
         )
         return lines + _indented(said)
-    lines += _indented(clean(recipient.words))
-    if answer := clean(recipient.diagnostic):
+    words = clean(recipient.words)
+    lines += _indented(words)
+    answer = clean(recipient.diagnostic)
+    if answer and answer not in words:
         who = clean(recipient.remote) or "The answer was"
         lines += _indented(f"{who} said: {answer}" if recipient.remote else f"{who}: {answer}")
     if kind is Kind.FAILURE:
