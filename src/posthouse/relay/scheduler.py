@@ -415,7 +415,7 @@ class Scheduler:
             reason = Reason(
                 Slug.BOUNCED_BY_OPERATOR, "the postmaster of this server returned the message to its sender"
             )
-            self.ended(parcel, attempt, [Failed("5.7.1", reason)] * len(parcel.indices))
+            self.ended(parcel, attempt, [Failed("5.0.0", reason)] * len(parcel.indices))
 
     # What the operator wants.
 

@@ -133,8 +133,8 @@ class Worker:
         self._scheduler = Scheduler(dict(self._spools), pathfinder, make_transport, retry, clock, workers=told.workers)
         self._scheduler.may_leave = self._may_leave
         self._intake = Intake(self._spools[told.shards[0]], self._scheduler, clock)
-        bouncer = Bouncer(config.hostname, self._intake, lambda: self._rules, clock)
-        self._delivery = Delivery(self._scheduler, bouncer, retry, clock)
+        self._bouncer = Bouncer(config.hostname, self._intake, lambda: self._rules, clock)
+        self._delivery = Delivery(self._scheduler, self._bouncer, retry, clock)
         self._scheduler.settle = self._delivery.settle
         self._server = Server(config.limits.connections, config.limits.connections_per_client)
         for listener in told.listeners:
@@ -189,6 +189,7 @@ class Worker:
         self._rules = prepared.rules
         self._told = msgspec.structs.replace(self._told, config=config)
         log.configure(config.log.format, config.log.level)
+        self._bouncer.hostname = config.hostname
         retry = wiring.retry_plan_of(config)
         self._delivery.retry = self._scheduler.retry = retry
         self._scheduler.pathfinder = prepared.pathfinder
@@ -270,6 +271,7 @@ class Worker:
             self._is_running = False
             seconds = float(arguments.get("seconds", STOP_SECONDS))
             await asyncio.gather(self._server.stop(seconds), self._scheduler.stop(seconds))
+            self._bouncer.stop()
             for spool in self._spools.values():
                 spool.flush()
                 spool.close()
