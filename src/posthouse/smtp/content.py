@@ -38,6 +38,10 @@ class Fault(enum.IntEnum):
     HEADER_TOO_LONG = 3
 
 
+# Bound here because an attribute of an enum class costs seven times a module's.
+_NO_FAULT, _NO_DOTS, _NORMALIZE = Fault.NONE, DotForm.NONE, LineEndings.NORMALIZE
+
+
 class ContentLimits(msgspec.Struct, frozen=True):
     """How much content may be, in octets of its wire form; `size` 0 is no limit."""
 
@@ -53,17 +57,17 @@ class ContentReader:
     """
 
     def __init__(self, limits: ContentLimits, *, chunked: bool = False) -> None:
-        self.fault = Fault.NONE
+        self.fault = _NO_FAULT
         self.ended = False
         self.size_bytes = 0
-        self.dots = DotForm.NONE
+        self.dots = _NO_DOTS
         self.is_8bit = False
         self._dot_form = DotForm.PLAIN if chunked else DotForm.STUFFED
         self._limit = limits.size or (1 << 62)
         self._header_limit = limits.header
         self._in_header = True
         self._header_tail = b"\r\n"
-        self._normalizer = Normalizer(stuffed=not chunked) if limits.line_endings is LineEndings.NORMALIZE else None
+        self._normalizer = Normalizer(stuffed=not chunked) if limits.line_endings is _NORMALIZE else None
         self._held = b"\r\n"  # content begins at a line's start: as if a CRLF, never reported, stood before it
         self._skip = 2
         self._pieces: list[bytes] = []

@@ -64,6 +64,8 @@ class Inbox:
     def next_line(self, limit: Callable[[bytes], int]) -> bytes | BadLine | None:
         """The next line without its CRLF; None when it has not come whole. `limit` tells the octets a line may have by its head."""
         buffer, at = self.buffer, self.at
+        if at == len(buffer):
+            return None
         end = buffer.find(b"\n", at)
         if end < 0:
             return self._swallow(limit) if len(buffer) - at > HEAD_OCTETS or self._head else None

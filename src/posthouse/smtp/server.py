@@ -87,6 +87,18 @@ __all__ = [
 
 PROGRESS_OCTETS = 4096
 
+# Bound here because an attribute of an enum class costs seven times a module's, and each command asks for several.
+_NOT_YET = Ending.NOT_YET
+_UNWELCOME, _RCPT, _CONTENT, _CHUNK, _HANDSHAKE = (
+    Phase.UNWELCOME,
+    Phase.RCPT,
+    Phase.CONTENT,
+    Phase.CHUNK,
+    Phase.HANDSHAKE,
+)
+_MAIL_ACCEPTED, _RCPT_ACCEPTED, _CONTENT_WELCOME = Cause.MAIL_ACCEPTED, Cause.RCPT_ACCEPTED, Cause.CONTENT_WELCOME
+_TRANSACTION_OVER = Cause.TRANSACTION_OVER
+
 _WEB_VERBS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"CONNECT"})
 _Happened = Event | Signal | None
 """What one step came to; None: something was done that is no event."""
@@ -136,11 +148,11 @@ class ServerConnection:
     def timeout(self) -> Timeout:
         """Which wait it is now. The driver sets its timer anew whenever `timer_mark` changes, not whenever octets come."""
         phase = self._phase
-        if phase is Phase.HANDSHAKE:
+        if phase is _HANDSHAKE:
             return Timeout.HANDSHAKE
-        if self._owed is not None or phase is Phase.SILENT or self._outbox.ending is not Ending.NOT_YET:
+        if self._owed is not None or phase is Phase.SILENT or self._outbox.ending is not _NOT_YET:
             return Timeout.NONE
-        return Timeout.CONTENT if phase is Phase.CONTENT or phase is Phase.CHUNK else Timeout.COMMAND
+        return Timeout.CONTENT if phase is _CONTENT or phase is _CHUNK else Timeout.COMMAND
 
     @property
     def timer_mark(self) -> int:
@@ -180,7 +192,7 @@ class ServerConnection:
 
     def receive_data(self, data: bytes) -> None:
         """Octets from the client. Those behind STARTTLS are thrown away until `tls_started` (RFC 3207 4.2), all behind the end."""
-        if self._phase is not Phase.HANDSHAKE and self._outbox.ending is Ending.NOT_YET and not self._is_eof:
+        if self._phase is not _HANDSHAKE and self._outbox.ending is _NOT_YET and not self._is_eof:
             self._inbox.receive(data)
 
     def receive_eof(self) -> None:
@@ -197,7 +209,7 @@ class ServerConnection:
 
     def cut(self, answer: Reply) -> None:
         """Ends the session from outside (a deadline, a shutdown) with a 421 that answers no command."""
-        if self._outbox.ending is Ending.NOT_YET:
+        if self._outbox.ending is _NOT_YET:
             self._owed = None
             self._events.clear()
             self._outbox.close(answer, Ending.DRAIN)
@@ -218,7 +230,7 @@ class ServerConnection:
         if self._owed is not None:
             return PAUSED
         outbox = self._outbox
-        while outbox.ending is Ending.NOT_YET:
+        while outbox.ending is _NOT_YET:
             event = self._step(self)
             if event is None:
                 continue
@@ -235,19 +247,7 @@ class ServerConnection:
         if answer.code == 421:
             self._outbox.close(answer, Ending.DRAIN)
             return
-        match owed:
-            case MailFrom():
-                self._answer_mail(owed, answer)
-            case RcptTo():
-                self._answer_rcpt(answer)
-            case ContentWanted():
-                self._answer_content_wanted(answer)
-            case ContentComplete():
-                self._end_transaction(*[answer] * self._answers_due)
-            case Credentials():
-                self._answer_credentials(answer)
-            case _:
-                raise LocalProtocolError(f"{type(owed).__name__} needs no reply")
+        _ANSWERS[type(owed)](self, owed, answer)
 
     def reply_each(self, replies: Sequence[Reply]) -> None:
         """Answers ContentComplete in LMTP: one reply for each accepted recipient, in their order (RFC 2033 4.2)."""
@@ -279,7 +279,7 @@ class ServerConnection:
             command = parse_command(line, self._offers, smtputf8=self._transaction.smtputf8)
         except CommandError as error:
             return self._refuse_unread(line, error.reply)
-        if self._phase is Phase.UNWELCOME and command is not QUIT and type(command) is not Bdat:
+        if self._phase is _UNWELCOME and command is not QUIT and type(command) is not Bdat:
             return self._outbox.refuse(line, ONLY_QUIT)
         return _HANDLERS[type(command)](self, line, command)
 
@@ -372,7 +372,7 @@ class ServerConnection:
         return self._ask(ContentWanted(self._transaction.declared))
 
     def _on_bdat(self, line: bytes, command: Bdat) -> _Happened:
-        refusal = ONLY_QUIT if self._phase is Phase.UNWELCOME else self._out_of_order("BDAT")
+        refusal = ONLY_QUIT if self._phase is _UNWELCOME else self._out_of_order("BDAT")
         if refusal:
             return self._swallow(command.size_bytes, lambda: self._refuse_in_transaction(line, refusal))
         transaction = self._transaction
@@ -381,7 +381,7 @@ class ServerConnection:
             return self._outbox.refuse_and_close(line, answers.TOO_MANY_CHUNKS)
         if self._settings.size_limit and transaction.octets_read + command.size_bytes > self._settings.size_limit:
             return self._swallow(command.size_bytes, lambda: self._abort_transaction(line, self._too_large))
-        if self._phase is Phase.RCPT:
+        if self._phase is _RCPT:
             return self._ask(ContentWanted(max(transaction.declared, command.size_bytes)))
         self._enter(Cause.CHUNK_BEGINS)
         return None
@@ -411,7 +411,7 @@ class ServerConnection:
             case "RSET":
                 self._is_mail_refused = False
                 self._outbox.say(answers.OK)
-                self._forget_transaction(Cause.TRANSACTION_OVER)
+                self._forget_transaction(_TRANSACTION_OVER)
                 return self._outbox.note_idle(line) or TransactionReset()
             case "QUIT":
                 self._outbox.close(self._goodbye, Ending.CLOSE)
@@ -439,33 +439,36 @@ class ServerConnection:
         self._outbox.say(answer)
         if answer.is_positive:
             self._transaction = Transaction(owed.parameters.size_bytes, smtputf8=owed.parameters.smtputf8)
-            self._enter(Cause.MAIL_ACCEPTED)
+            self._enter(_MAIL_ACCEPTED)
         else:
             self._is_mail_refused = True
             self._outbox.note_refusal(answer)
 
-    def _answer_rcpt(self, answer: Reply) -> None:
+    def _answer_rcpt(self, _owed: RcptTo, answer: Reply) -> None:
         self._outbox.say(answer)
         if answer.is_positive:
             self._transaction.recipients += 1
-            self._enter(Cause.RCPT_ACCEPTED)
+            self._enter(_RCPT_ACCEPTED)
         else:
             self._outbox.note_refusal(answer)
 
-    def _answer_content_wanted(self, answer: Reply) -> None:
+    def _answer_content_wanted(self, _owed: ContentWanted, answer: Reply) -> None:
         transaction = self._transaction
         chunk = transaction.chunk
         if answer.is_positive:
             transaction.begin_content(ContentReader(self._content_limits, chunked=chunk is not None))
             if chunk is None:
                 self._outbox.say(answer)
-            self._enter(Cause.CONTENT_WELCOME if chunk is None else Cause.CHUNK_BEGINS)
+            self._enter(_CONTENT_WELCOME if chunk is None else Cause.CHUNK_BEGINS)
         elif chunk is None:
             self._end_transaction(answer)
         else:
             self._swallow(chunk.size_bytes, lambda: self._end_transaction(answer))
 
-    def _answer_credentials(self, answer: Reply) -> None:
+    def _answer_content(self, _owed: ContentComplete, answer: Reply) -> None:
+        self._end_transaction(*[answer] * self._answers_due)
+
+    def _answer_credentials(self, _owed: Credentials, answer: Reply) -> None:
         self._outbox.say(answer)
         self._authentication.is_logged_in = answer.is_positive
         self._outbox.note_refusal(answer)
@@ -526,7 +529,7 @@ class ServerConnection:
             self._outbox.patience.renew()
         else:
             self._outbox.note_refusal(due[0])
-        self._forget_transaction(Cause.TRANSACTION_OVER)
+        self._forget_transaction(_TRANSACTION_OVER)
 
     def _forget_transaction(self, cause: Cause) -> None:
         self._transaction = NO_TRANSACTION
@@ -535,13 +538,13 @@ class ServerConnection:
     def _abort_transaction(self, line: bytes, refusal: Reply) -> Event:
         """A chunk is refused, and with it all of its message: what is left of it would be no message."""
         event: Event = self._outbox.refuse(line, refusal)
-        if self._outbox.ending is not Ending.NOT_YET:
+        if self._outbox.ending is not _NOT_YET:
             return event
         if self._transaction.has_content:
             event = ContentBroken(refusal)
         elif self._transaction is not NO_TRANSACTION:
             self._events.append(TransactionReset())
-        self._forget_transaction(Cause.TRANSACTION_OVER)
+        self._forget_transaction(_TRANSACTION_OVER)
         return event
 
     # Refusals and the end.
@@ -567,7 +570,7 @@ class ServerConnection:
         verb = line[:8].partition(b" ")[0].upper()
         if verb in _WEB_VERBS:
             return self._outbox.refuse_and_close(line, answers.NOT_A_WEB_SERVER)
-        if self._phase is Phase.UNWELCOME:
+        if self._phase is _UNWELCOME:
             return self._outbox.refuse(line, ONLY_QUIT)
         if verb == b"MAIL":
             return self._refuse_mail(line, refusal)
@@ -624,4 +627,12 @@ _STEPS: dict[Phase, _Step] = {
     Phase.CHUNKS: ServerConnection._read_command,
     Phase.LOGIN: ServerConnection._read_response,
     Phase.HANDSHAKE: ServerConnection._wait,
+}
+
+_ANSWERS: dict[type[Event], Callable[[ServerConnection, Any, Reply], None]] = {
+    MailFrom: ServerConnection._answer_mail,
+    RcptTo: ServerConnection._answer_rcpt,
+    ContentWanted: ServerConnection._answer_content_wanted,
+    ContentComplete: ServerConnection._answer_content,
+    Credentials: ServerConnection._answer_credentials,
 }
