@@ -56,7 +56,8 @@ def _run_queue(given: Arguments) -> int:
 
     action = ["queue", "list"] if given.mode is Mode.QUEUE else ["queue", "retry", "--all"]
     config = ["--config", given.config] if given.config else []
-    return run_program([*action, *config])
+    status = run_program([*action, *config])
+    return Sysexit.OK if status in (0, 1) else Sysexit.CONFIG  # 1: nothing waits, which sendmail(1) calls well
 
 
 def _say(sentence: str, status: Sysexit, out: TextIO | None = None) -> int:
