@@ -138,6 +138,7 @@ def lay_out_postfix(directory: Path, address: str, port: int, settings: Mapping[
         "mynetworks": "",
         "maillog_file": str(directory / "mail.log"),
         "maillog_file_prefixes": str(directory),
+        "local_header_rewrite_clients": "",  # no header field is added to what others send
         "smtpd_peername_lookup": "no",
         "smtpd_client_connection_count_limit": "0",
         "disable_dns_lookups": "yes",

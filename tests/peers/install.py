@@ -28,7 +28,7 @@ PEERS = {
     "swaks": ("swaks", "libnet-ssleay-perl", "libio-socket-ssl-perl"),
     "msmtp": ("msmtp",),
     "mailx": ("bsd-mailx",),
-    "git-email": ("git-email",),
+    "git-email": ("git-email", "libmailtools-perl"),
 }
 """The peers, each with the Debian packages that hold it; libraries are found by asking apt."""
 
