@@ -60,7 +60,7 @@ def main() -> None:
 def commands_page() -> str:
     """Every command with its usage, options and exit statuses."""
     parts = [_COMMANDS_HEAD]
-    root = click.Context(program, info_name="posthouse")
+    root = click.Context(program, info_name="posthouse", **program.context_settings)
     for name in COMMANDS:
         command = program.get_command(root, name)
         if command is None:
