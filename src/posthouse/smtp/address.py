@@ -138,6 +138,8 @@ def parse_forward_path(text: bytes, *, smtputf8: bool = False) -> Path:
     """What stood in the angle brackets of RCPT. `postmaster` needs no domain, in any case of letters (RFC 5321 4.5.1)."""
     if text.lower() == b"postmaster":
         return POSTMASTER
+    if not text:
+        raise AddressError("5.1.3", "The null path is nobody's mailbox")
     return parse_path(text, smtputf8=smtputf8)
 
 

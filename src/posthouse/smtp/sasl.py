@@ -8,8 +8,7 @@ import re
 
 import msgspec
 
-from posthouse.smtp import answers
-from posthouse.smtp.command import NOT_IMPLEMENTED, Auth
+from posthouse.smtp.command import Auth
 from posthouse.smtp.event import Credentials
 from posthouse.smtp.reply import Reply, reply
 
@@ -73,22 +72,10 @@ Exchange = PlainExchange | LoginExchange
 
 
 class Authentication:
-    """The AUTH side of one session: whether anyone is logged in, and the exchange under way."""
+    """The AUTH exchange under way."""
 
-    def __init__(self, mechanisms: tuple[str, ...]) -> None:
-        self.is_logged_in = False
-        self._mechanisms = mechanisms
+    def __init__(self) -> None:
         self._exchange: Exchange = PlainExchange()
-
-    def refusal(self, mechanism: str, offered: tuple[str, ...]) -> Reply | None:
-        """Why an AUTH command cannot begin an exchange; `offered` is what EHLO names now."""
-        if not self._mechanisms:
-            return NOT_IMPLEMENTED
-        if self.is_logged_in:
-            return answers.ALREADY_LOGGED_IN
-        if not offered:
-            return answers.NOT_IN_CLEAR
-        return None if mechanism in offered and mechanism in MECHANISMS else answers.MECHANISM_UNKNOWN
 
     def begin(self, command: Auth) -> Challenge | Credentials:
         """Begins an exchange; SaslError as in `respond`."""

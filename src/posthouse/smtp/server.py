@@ -19,7 +19,6 @@ from posthouse.smtp import answers
 from posthouse.smtp.command import (
     AUTH_LINE_OCTETS,
     BAD_CHUNK,
-    NOT_IMPLEMENTED,
     QUIT,
     UNKNOWN_COMMAND,
     Auth,
@@ -57,6 +56,7 @@ from posthouse.smtp.outbox import A_RESPONSE, RECORDED_OCTETS, Outbox
 from posthouse.smtp.reply import CONTENT_WELCOME, Reply, reply
 from posthouse.smtp.sasl import Authentication, Challenge, SaslError
 from posthouse.smtp.settings import Dialect, ServerSettings
+from posthouse.smtp.standing import Standing
 from posthouse.smtp.state import (
     HELLO_FIRST,
     LHLO_FIRST,
@@ -71,31 +71,15 @@ from posthouse.smtp.state import (
 from posthouse.smtp.transaction import NO_TRANSACTION, Transaction
 
 # Drivers and handlers find all they need here.
-__all__ = [
-    "CLOSED",
-    "CONTENT_WELCOME",
-    "NEED_DATA",
-    "PAUSED",
-    "Dialect",
-    "Ending",
-    "LocalProtocolError",
-    "ServerConnection",
-    "ServerSettings",
-    "Signal",
-    "Timeout",
-]
+__all__ = ["CLOSED", "CONTENT_WELCOME", "NEED_DATA", "PAUSED", "Dialect", "Ending", "LocalProtocolError"]
+__all__ += ["ServerConnection", "ServerSettings", "Signal", "Timeout"]
 
 PROGRESS_OCTETS = 4096
 
 # Bound here because an attribute of an enum class costs seven times a module's, and each command asks for several.
 _NOT_YET = Ending.NOT_YET
-_UNWELCOME, _RCPT, _CONTENT, _CHUNK, _HANDSHAKE = (
-    Phase.UNWELCOME,
-    Phase.RCPT,
-    Phase.CONTENT,
-    Phase.CHUNK,
-    Phase.HANDSHAKE,
-)
+_UNWELCOME, _HANDSHAKE = Phase.UNWELCOME, Phase.HANDSHAKE
+_RCPT, _CONTENT, _CHUNK = Phase.RCPT, Phase.CONTENT, Phase.CHUNK
 _MAIL_ACCEPTED, _RCPT_ACCEPTED, _CONTENT_WELCOME = Cause.MAIL_ACCEPTED, Cause.RCPT_ACCEPTED, Cause.CONTENT_WELCOME
 _TRANSACTION_OVER = Cause.TRANSACTION_OVER
 
@@ -116,11 +100,10 @@ class ServerConnection:
         self._owed: Event | None = None
         self._phase = Phase.SILENT
         self._is_eof = False
-        self._is_tls = False
-        self._is_clear_allowed = settings.auth_in_clear_allowed
+        self._standing = Standing(settings)
         self._transaction = NO_TRANSACTION
         self._is_mail_refused = False
-        self._authentication = Authentication(settings.auth_mechanisms)
+        self._authentication = Authentication()
         self._swallow_left = 0
         self._after_swallowing: Callable[[], Event | None] = _nothing
         self._mails = 0
@@ -130,7 +113,6 @@ class ServerConnection:
         self._too_large = answers.too_large(settings.size_limit)
         self._goodbye = reply(221, "2.0.0", f"{settings.hostname} closing the connection")
         self._step: _Step = ServerConnection._wait
-        self._refresh_offers()
 
     # What the driver asks and tells.
 
@@ -169,11 +151,6 @@ class ServerConnection:
         """No transaction is under way and no reply is owed: a 421 now costs nobody anything."""
         return self._phase <= Phase.READY and self._owed is None and not self._events
 
-    @property
-    def is_tls(self) -> bool:
-        """The session is under TLS."""
-        return self._is_tls
-
     def greet(self, answer: Reply | None = None) -> None:
         """Sends the greeting: 220, the default; 554 to serve nothing but QUIT (RFC 5321 3.1); 421 to close."""
         if answer is None:
@@ -187,8 +164,7 @@ class ServerConnection:
 
     def allow_auth_in_clear(self, *, allowed: bool) -> None:
         """Whether this client may send a password without TLS (it is loopback, say). Takes effect at the next EHLO."""
-        self._is_clear_allowed = allowed
-        self._refresh_offers()
+        self._standing.allow_auth_in_clear(allowed=allowed)
 
     def receive_data(self, data: bytes) -> None:
         """Octets from the client. Those behind STARTTLS are thrown away until `tls_started` (RFC 3207 4.2), all behind the end."""
@@ -217,11 +193,9 @@ class ServerConnection:
     def tls_started(self) -> None:
         """The handshake is done: all that was said is forgotten, and what came before it in the clear (RFC 3207 4.2)."""
         self._enter(Cause.TLS_STARTED)
-        self._is_tls = True
-        self._authentication.is_logged_in = False
+        self._standing.begin_tls()
         self._transaction = NO_TRANSACTION
         self._inbox.clear()
-        self._refresh_offers()
 
     def next_event(self) -> Event | Signal:
         """The next thing that happened, or why there is none."""
@@ -276,7 +250,7 @@ class ServerConnection:
         if self._outbox.patience.is_refused_too_often:
             return self._outbox.refuse_and_close(line, answers.TOO_MANY_REFUSALS)
         try:
-            command = parse_command(line, self._offers, smtputf8=self._transaction.smtputf8)
+            command = parse_command(line, self._standing.offers, smtputf8=self._transaction.smtputf8)
         except CommandError as error:
             return self._refuse_unread(line, error.reply)
         if self._phase is _UNWELCOME and command is not QUIT and type(command) is not Bdat:
@@ -330,7 +304,7 @@ class ServerConnection:
         if (command.verb is Verb.LHLO) is not (self._settings.dialect is Dialect.LMTP):
             return self._outbox.refuse(line, UNKNOWN_COMMAND)
         greeted = Greeted(command.verb, command.name)
-        self._outbox.say(self._short_hello if command.verb is Verb.HELO else self._long_hello)
+        self._outbox.say(self._standing.hello(command.verb))
         if self._phase <= Phase.READY:
             self._enter(Cause.HELLO)
             return greeted
@@ -347,9 +321,9 @@ class ServerConnection:
         self._mails += 1
         if settings.mail_max and self._mails > settings.mail_max:
             return self._outbox.refuse_and_close(line, answers.TOO_MANY_MAILS)
-        if settings.auth_required and not self._authentication.is_logged_in:
-            needs_tls = self._offers.starttls and not self._offers.auth
-            return self._refuse_mail(line, answers.TLS_REQUIRED if needs_tls else answers.LOGIN_REQUIRED)
+        refusal = self._standing.refusal_of_mail()
+        if refusal:
+            return self._refuse_mail(line, refusal)
         if settings.size_limit and command.parameters.size_bytes > settings.size_limit:
             self._is_mail_refused = True
             return self._outbox.decline(line, self._too_large)
@@ -387,7 +361,7 @@ class ServerConnection:
         return None
 
     def _on_auth(self, line: bytes, command: Auth) -> _Happened:
-        refusal = self._out_of_order("AUTH") or self._authentication.refusal(command.mechanism, self._offers.auth)
+        refusal = self._out_of_order("AUTH") or self._standing.refusal_of_auth(command.mechanism)
         if refusal:
             return self._outbox.refuse(line, refusal)
         self._enter(Cause.LOGIN_BEGINS)
@@ -423,9 +397,7 @@ class ServerConnection:
                 return self._outbox.note_idle(line) or CommandAnswered(line[:RECORDED_OCTETS])
 
     def _on_starttls(self, line: bytes) -> _Happened:
-        if not self._settings.starttls:
-            return self._outbox.refuse(line, NOT_IMPLEMENTED)
-        refusal = self._out_of_order("STARTTLS") or (answers.ALREADY_TLS if self._is_tls else None)
+        refusal = self._standing.refusal_of_starttls() or self._out_of_order("STARTTLS")
         if refusal:
             return self._outbox.refuse(line, refusal)
         self._outbox.say(answers.READY_FOR_TLS)
@@ -470,7 +442,7 @@ class ServerConnection:
 
     def _answer_credentials(self, _owed: Credentials, answer: Reply) -> None:
         self._outbox.say(answer)
-        self._authentication.is_logged_in = answer.is_positive
+        self._standing.is_logged_in = answer.is_positive
         self._outbox.note_refusal(answer)
         self._enter(Cause.LOGIN_OVER)
 
@@ -587,19 +559,13 @@ class ServerConnection:
         return event
 
     def _line_limit(self, head: bytes) -> int:
-        return command_line_limit(head, self._offers)
+        return command_line_limit(head, self._standing.offers)
 
     def _note_progress(self, octets: int) -> None:
         self._since_mark += octets
         if self._since_mark >= PROGRESS_OCTETS:
             self._since_mark = 0
             self._mark += 1
-
-    def _refresh_offers(self) -> None:
-        settings = self._settings
-        self._offers = settings.offers(tls=self._is_tls, auth=self._is_tls or self._is_clear_allowed)
-        self._short_hello = Reply(250, "", (settings.hostname,))
-        self._long_hello = Reply(250, "", (settings.hostname, *self._offers.lines()))
 
 
 def _nothing() -> None:

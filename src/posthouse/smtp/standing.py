@@ -1,0 +1,66 @@
+"""How a session stands: under TLS or not, logged in or not, and so what EHLO offers and what is refused for lack of it."""
+
+from posthouse.smtp import answers
+from posthouse.smtp.command import NOT_IMPLEMENTED
+from posthouse.smtp.event import Verb
+from posthouse.smtp.extension import NO_OFFERS, Offers
+from posthouse.smtp.reply import Reply
+from posthouse.smtp.sasl import MECHANISMS
+from posthouse.smtp.settings import ServerSettings
+
+
+class Standing:
+    """The standing of one session. `offers` is what EHLO says now."""
+
+    __slots__ = ("_hello", "_is_clear_allowed", "_long_hello", "_settings", "is_logged_in", "is_tls", "offers")
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.is_tls = False
+        self.is_logged_in = False
+        self.offers: Offers = NO_OFFERS
+        self._settings = settings
+        self._is_clear_allowed = settings.auth_in_clear_allowed
+        self._hello = self._long_hello = Reply(250, "", (settings.hostname,))
+        self._refresh()
+
+    def allow_auth_in_clear(self, *, allowed: bool) -> None:
+        """Whether a password may be sent without TLS."""
+        self._is_clear_allowed = allowed
+        self._refresh()
+
+    def begin_tls(self) -> None:
+        """TLS has started: a login in the clear is forgotten (RFC 3207 4.2)."""
+        self.is_tls = True
+        self.is_logged_in = False
+        self._refresh()
+
+    def hello(self, verb: Verb) -> Reply:
+        """The answer to a greeting."""
+        return self._hello if verb is Verb.HELO else self._long_hello
+
+    def refusal_of_mail(self) -> Reply | None:
+        """Why MAIL must wait (RFC 6409 4.3, RFC 3207 4)."""
+        if self.is_logged_in or not self._settings.auth_required:
+            return None
+        return answers.TLS_REQUIRED if self.offers.starttls and not self.offers.auth else answers.LOGIN_REQUIRED
+
+    def refusal_of_auth(self, mechanism: str) -> Reply | None:
+        """Why AUTH cannot begin (RFC 4954 4)."""
+        if not self._settings.auth_mechanisms:
+            return NOT_IMPLEMENTED
+        if self.is_logged_in:
+            return answers.ALREADY_LOGGED_IN
+        if not self.offers.auth:
+            return answers.NOT_IN_CLEAR
+        return None if mechanism in self.offers.auth and mechanism in MECHANISMS else answers.MECHANISM_UNKNOWN
+
+    def refusal_of_starttls(self) -> Reply | None:
+        """Why TLS cannot start."""
+        if not self._settings.starttls:
+            return NOT_IMPLEMENTED
+        return answers.ALREADY_TLS if self.is_tls else None
+
+    def _refresh(self) -> None:
+        settings = self._settings
+        self.offers = settings.offers(tls=self.is_tls, auth=self.is_tls or self._is_clear_allowed)
+        self._long_hello = Reply(250, "", (settings.hostname, *self.offers.lines()))
