@@ -91,6 +91,7 @@ class GroupCommit(Generic[B]):
         self._ends: queue.SimpleQueue[_End[B]] = queue.SimpleQueue()
         self._timer: asyncio.TimerHandle | None = None
         self._is_due = False
+        self._has_failed = False
         self._thread = threading.Thread(target=self._run, name="posthouse-commit", daemon=True)
         self._thread.start()
 
@@ -117,9 +118,10 @@ class GroupCommit(Generic[B]):
             self._jobs.put(_Order.UPKEEP)
 
     def drain(self) -> None:
-        """Blocks until all that waits is committed and its waiters are told. SpoolBroken when that cannot be."""
+        """Blocks until all that waits is committed and its waiters are told, or a batch fails; does not try that again."""
         self.quiesce()
-        while self._phase not in {Phase.BROKEN, Phase.CLOSED}:
+        self._has_failed = False
+        while not self._has_failed and self._phase not in {Phase.BROKEN, Phase.CLOSED}:
             self._start()
             if self._phase is not Phase.COMMITTING:
                 return
@@ -179,6 +181,7 @@ class GroupCommit(Generic[B]):
                 self._work.settle(end.batch, SpoolBroken("the spool failed; nothing is acknowledged any more"))
             return
         error = end.error
+        self._has_failed |= error is not None
         if isinstance(error, SpoolBroken):
             self._phase = Phase.BROKEN
         if end.batch is not None:

@@ -64,6 +64,8 @@ class SharedFiles:
         self.directory = directory
         self._file_max = file_max
         self._uses: dict[str, _Use] = {}
+        self._empty: list[str] = []
+        self._unreadable: set[str] = set()
         self._sequence = 0
         self._current = ""
         self._next_offset = 0
@@ -75,8 +77,10 @@ class SharedFiles:
         for use in self._uses.values():
             use.contents = use.octets = 0
         for name, contents, octets in used:
-            if name in self._uses:
-                self._uses[name].contents, self._uses[name].octets = contents, octets
+            if name.startswith("c"):
+                use = self._uses.setdefault(name, _Use())
+                use.size = max(use.size, octets)
+                use.contents, use.octets = contents, octets
 
     def resume(self, used: Iterable[tuple[str, int, int]]) -> None:
         """Takes stock at start: (file, contents, octets) as the rows have it. Files without a row go."""
@@ -95,6 +99,10 @@ class SharedFiles:
     def reserve(self, length: int) -> tuple[str, int]:
         """A place for a content: (file, offset)."""
         if not self._current or self._next_offset >= self._file_max:
+            previous = self._uses.get(self._current)
+            if previous is not None and previous.contents <= 0:
+                del self._uses[self._current]
+                self._empty.append(self._current)
             self._sequence += 1
             self._current = f"c{self._sequence:08d}"
             self._next_offset = 0
@@ -119,10 +127,21 @@ class SharedFiles:
             return file
         return None
 
+    def take_empty(self) -> list[str]:
+        """Files that were sealed with nothing in them: they may go after the next commit."""
+        empty, self._empty = self._empty, []
+        return empty
+
+    def leave_alone(self, file: str) -> None:
+        """A damaged file is not worth copying from."""
+        self._unreadable.add(file)
+
     def sparsest(self) -> str | None:
         """A sealed file of which less than a quarter is still needed."""
         sealed = (
-            (use.octets / use.size, name) for name, use in self._uses.items() if name != self._current and use.size
+            (use.octets / use.size, name)
+            for name, use in self._uses.items()
+            if name != self._current and use.size and name not in self._unreadable
         )
         share, name = min(sealed, default=(1.0, ""))
         return name if share < 0.25 else None
@@ -203,13 +222,45 @@ class OwnFiles:
         self.on_broken = on_broken
         self.threads = ThreadPoolExecutor(2, thread_name_prefix="posthouse-content")
         self.finished: dict[str, tuple[int, int]] = {}
-        """name → (length, CRC-32) of contents that are synced and wait for accept."""
+        """name → (length, CRC-32) of contents that are synced and not stored yet."""
+        self._unstored: set[str] = set()  # opened, and neither stored nor abandoned
+        self._taken: set[str] = set()  # of those: accept has them
         self.octets_in_flight = 0
         self._is_closed = False
 
     def open(self, name: str) -> "FileSink":
         """A new file."""
+        self._unstored.add(name)
         return FileSink(self, name)
+
+    def take(self, file: ContentFile) -> bool:
+        """Accept has it now, and its sink no more. False when it isn't a finished content of ours."""
+        path, _, name = file.path.rpartition("/")
+        if path != str(self.directory) or name not in self.finished or name in self._taken:
+            return False
+        self._taken.add(name)
+        return True
+
+    def give_up(self, name: str, length: int) -> bool:
+        """Its sink wants it no more. False when it is none of the sink's business any more: accepted, or given up before."""
+        if name not in self._unstored or name in self._taken:
+            return False
+        self._unstored.discard(name)
+        self.finished.pop(name, None)
+        self.octets_in_flight -= length
+        return True
+
+    def stored(self, file: ContentFile) -> None:
+        """A row points to it."""
+        name = file.path.rpartition("/")[2]
+        self._taken.discard(name)
+        self._unstored.discard(name)
+        self.finished.pop(name, None)
+        self.octets_in_flight -= file.length
+
+    def not_stored(self, file: ContentFile) -> None:
+        """It is its sink's again, to be abandoned."""
+        self._taken.discard(file.path.rpartition("/")[2])
 
     def submit(self, work: Callable[..., None], *arguments: object) -> None:
         """Has a thread do it; once they have ended, does it here."""
@@ -275,11 +326,9 @@ class FileSink:
 
     def abandon(self) -> None:
         """The file goes. Harmless after accept has taken it."""
-        if self._is_abandoned or (self._fd < 0 and not self._is_writing and self.name not in self._files.finished):
+        if not self._files.give_up(self.name, self._length):
             return
         self._is_abandoned = True
-        self._files.finished.pop(self.name, None)
-        self._files.octets_in_flight -= self._length
         if not self._is_writing:
             self._files.submit(self._remove)
 

@@ -27,6 +27,23 @@ _RECIPIENTS = """SELECT forward_path, notify, original_recipient, grant_kind, gr
 FROM recipient WHERE message=? ORDER BY n"""
 
 
+def last_id(connection: sqlite3.Connection) -> int:
+    """The greatest queue id, 0 in an empty queue."""
+    return int(connection.execute("SELECT coalesce(max(id), 0) FROM message").fetchone()[0])
+
+
+def count_messages(connection: sqlite3.Connection) -> int:
+    """How many messages are queued; walks their recipients, so for the start only."""
+    return int(connection.execute("SELECT count(DISTINCT message) FROM recipient").fetchone()[0])
+
+
+def held_and_oldest(connection: sqlite3.Connection) -> tuple[int, int]:
+    """How many recipients are held, and when the oldest message arrived (0: there is none)."""
+    held = connection.execute("SELECT count(*) FROM recipient WHERE state=2").fetchone()[0]
+    oldest = connection.execute("SELECT arrived FROM message ORDER BY id LIMIT 1").fetchone()
+    return int(held), int(oldest[0]) if oldest else 0
+
+
 def destinations(connection: sqlite3.Connection) -> list[tuple[str, int, int]]:
     """See `api.Spool.destinations`."""
     return connection.execute(_DESTINATIONS).fetchall()

@@ -14,6 +14,7 @@ from posthouse.spool.api import SpoolBroken, SpoolError, SpoolForeign, SpoolFull
 
 DATABASE_NAME = "queue.db"
 VERSION = 1
+PAGE_SIZE = 4096
 APPLICATION_ID = 0x50534854  # "PSHT"
 
 QUEUED, HELD, SETTLED = 1, 2, 3
@@ -54,6 +55,7 @@ CREATE TABLE recipient(
   last TEXT,                      -- JSON: the last attempt
   PRIMARY KEY(message, n)) STRICT, WITHOUT ROWID;
 CREATE INDEX due ON recipient(destination, next_at, message, n, state) WHERE state = 1;
+CREATE INDEX held ON recipient(message) WHERE state = 2;
 CREATE INDEX stored ON message(content_file) WHERE content_file IS NOT NULL;
 """
 
@@ -74,7 +76,7 @@ def open_writer(directory: Path) -> sqlite3.Connection:
                 f"{path} was written by a newer Posthouse (schema {version}, this program knows {VERSION}); start that version instead"
             )
         if version == 0:
-            connection.execute("PRAGMA page_size=4096")
+            connection.execute(f"PRAGMA page_size={PAGE_SIZE}")
             connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         connection.execute("PRAGMA journal_mode=WAL")
         for knob in (

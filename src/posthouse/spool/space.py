@@ -26,7 +26,8 @@ class Space:
         self.free_inodes = 0
         self.reusable_bytes = 0
         """Octets inside the database that its next rows will take."""
-        self._taken = 0
+        self.taken = 0
+        """Octets promised since the last reading."""
 
     def read(self, reusable_bytes: int) -> None:
         """A new reading."""
@@ -35,11 +36,11 @@ class Space:
         # A filesystem without a table of inodes (btrfs) says 0 of 0.
         self.free_inodes = found.f_favail if found.f_files else 1 << 62
         self.reusable_bytes = reusable_bytes
-        self._taken = 0
+        self.taken = 0
 
     def take(self, octets: int) -> None:
         """So much will be written before the next reading."""
-        self._taken += octets
+        self.taken += octets
 
     def has_room(self, octets: int, in_flight: int) -> bool:
         """A message of that size leaves enough free, with `in_flight` octets still on their way to the disk.
@@ -47,5 +48,5 @@ class Space:
         Twice what is in flight stays free besides: it is written once as content and may be once more in the log.
         """
         floor = max(self.limits.free_bytes, 2 * in_flight)
-        free = self.free_bytes + self.reusable_bytes - self._taken - octets
+        free = self.free_bytes + self.reusable_bytes - self.taken - octets
         return free >= floor and self.free_inodes >= self.limits.free_inodes

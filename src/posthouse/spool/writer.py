@@ -95,6 +95,9 @@ class Writer:
         self._files = files
         self._unsettled: dict[int, int] = {}
         self._places: dict[int, tuple[str, int]] = {}
+        self.messages_added = 0
+        """Messages inserted less those deleted, since the start, committed."""
+        self._delta = 0
         self.octets = 0
         """Octets of rows written since the last checkpoint, for judging the log's length."""
         self.chunks: list[Chunk] = []
@@ -105,13 +108,15 @@ class Writer:
     def begin(self) -> None:
         """Opens the transaction."""
         self.chunks = []
-        self.orphans = []
+        self.orphans = self._files.take_empty()
+        self._delta = 0
         self._connection.execute("BEGIN IMMEDIATE")
 
     def rollback(self) -> None:
         """Ends the transaction as if nothing had been; what was reserved in files stays unused."""
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
+        self._delta = self.octets = 0
         self._files.recount(self._connection.execute(USED))
         self._unsettled.clear()
         self._places.clear()
@@ -128,6 +133,7 @@ class Writer:
             self._unsettled[one.queue_id] = (1 << len(one.recipients)) - 1
         _insert_messages.run(self._connection, messages)
         _insert_recipients.run(self._connection, recipients)
+        self._delta += len(messages)
         self._forget_surplus()
 
     def _place(self, queue_id: int, message: Message, own: dict[str, tuple[int, int]]) -> tuple[object, ...]:
@@ -140,7 +146,7 @@ class Writer:
             return zlib.crc32(octets), None, None, len(octets), message.trace, octets
         if content.file is not None:
             name = content.file.path.rpartition("/")[2]
-            length, checksum = own.pop(name)
+            length, checksum = own[name]
             self._places[queue_id] = (name, length)
             return checksum, name, 0, length, message.trace, None
         length = content.size_bytes
@@ -186,8 +192,28 @@ class Writer:
         if fates:
             self.apply(fates, [encode_event(attempted_event(fate)) for fate in fates])
 
-    def take_pages(self) -> int:
-        """About how many pages of log the rows since the last call have cost."""
+    def forget(self, queue_id: int) -> None:
+        """A message was not inserted after all."""
+        self._unsettled.pop(queue_id, None)
+        self._places.pop(queue_id, None)
+
+    def move(self, queue_id: int, old_file: str, content: bytes) -> None:
+        """Copies a content to the end of the current shared file, so that the sparse one it is in may go."""
+        file, offset = self._files.reserve(len(content))
+        updated = self._connection.execute(
+            "UPDATE message SET content_file=?, content_offset=? WHERE id=?", (file, offset, queue_id)
+        )
+        if not updated.rowcount:
+            self._files.release(file, len(content))
+            return
+        self.chunks.append(Chunk(file, offset, (content,), len(content)))
+        self._release(old_file, len(content))
+        if queue_id in self._places:
+            self._places[queue_id] = (file, len(content))
+
+    def committed(self) -> int:
+        """The transaction is on disk. About how many pages of log it cost."""
+        self.messages_added += self._delta
         pages = int(self.octets / 4096 * 1.3) + 8
         self.octets = 0
         return pages
@@ -210,7 +236,10 @@ class Writer:
 
     def _delete_rows(self, listed: str) -> None:
         self._connection.execute("DELETE FROM recipient WHERE message IN (SELECT value FROM json_each(?))", (listed,))
-        self._connection.execute("DELETE FROM message WHERE id IN (SELECT value FROM json_each(?))", (listed,))
+        deleted = self._connection.execute(
+            "DELETE FROM message WHERE id IN (SELECT value FROM json_each(?))", (listed,)
+        )
+        self._delta -= deleted.rowcount
 
     def _release(self, file: str, length: int) -> None:
         if file.startswith("m"):

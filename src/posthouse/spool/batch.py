@@ -1,0 +1,390 @@
+"""What one commit of a shard holds: messages coming in, outcomes, operators' acts; and all that happens around it.
+
+This is the work that `commit.GroupCommit` drives. In the loop: gather, stage (run the statements), settle (tell the
+waiters). On the thread: commit, then upkeep. See `commit` for who owns the connection when.
+"""
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from posthouse.mail.envelope import Envelope
+from posthouse.mail.message import Message
+from posthouse.observe import metrics
+from posthouse.spool.act import Act
+from posthouse.spool.api import Clock, ContentMissing, Durable, Fate, SpoolBroken, SpoolError, SpoolFull
+from posthouse.spool.content import DIRECTORY_NAME as CONTENT
+from posthouse.spool.content import Chunk, OwnFiles, SharedFiles
+from posthouse.spool.history import DIRECTORY_NAME as HISTORY
+from posthouse.spool.history import History, HistoryLimits
+from posthouse.spool.record import Withdrawn, accepted_event, attempted_event, encode_event
+from posthouse.spool.schema import DATABASE_NAME, PAGE_SIZE, open_writer, spool_error
+from posthouse.spool.space import Space, SpaceLimits
+from posthouse.spool.writer import USED, Prepared, Writer
+
+CHECKPOINT_PAGES = 4000
+"""Pages of log after which a checkpoint is due: 17 MB, some 24 ms. 1,000 stalls less but oftener, 25,000 for 124 ms."""
+
+SPACE_SECONDS = 1.0
+"""Between two readings of the free space."""
+
+SPACE_OCTETS = 64 * 1024 * 1024
+"""Octets taken in after which it is read sooner."""
+
+_VACUUM_PAGES = 64  # of one step: some 20 ms
+_VACUUM_ABOVE = 4096  # free pages (16 MB) that are left for the next burst
+
+_MOVES = 32
+_SOME_OF_FILE = "SELECT id, content_offset, content_length FROM message WHERE content_file=? LIMIT ?"
+
+_UNSTORABLE = (
+    sqlite3.IntegrityError,
+    sqlite3.ProgrammingError,
+    sqlite3.InterfaceError,
+    UnicodeError,
+    OverflowError,
+    KeyError,
+)
+"""Faults of one message's values, not of the disk: an id that is taken, a text that is no UTF-8."""
+
+
+class SpoolSettings(msgspec.Struct, frozen=True):
+    """What an operator may set."""
+
+    space: SpaceLimits = SpaceLimits()
+    history: HistoryLimits = HistoryLimits()
+
+
+class Incoming:
+    """A message on its way in. Made when it is handed in, so that a fault in it falls on who did that."""
+
+    __slots__ = ("durable", "envelope", "error", "prepared", "text")  # fmt: skip
+
+    def __init__(self, envelope: Envelope, message: Message, durable: Durable) -> None:
+        self.envelope = envelope
+        self.prepared = Prepared(envelope, message)
+        self.text = encode_event(accepted_event(envelope, message.size_bytes))
+        self.durable = durable
+        self.error: SpoolError | None = None
+        """Why this one alone could not be stored."""
+
+
+class Batch:
+    """What shares one commit."""
+
+    __slots__ = ("acts", "chunks", "fates", "has_rows", "incoming", "moves", "orphans", "seconds", "texts")
+
+    def __init__(self, incoming: list[Incoming], fates: list[Fate], texts: list[str], acts: list[Act]) -> None:
+        self.incoming = incoming
+        self.fates = fates
+        self.texts = texts
+        self.acts = acts
+        self.moves: list[tuple[int, str, bytes]] = []
+        self.chunks: list[Chunk] = []
+        self.orphans: list[str] = []
+        self.has_rows = bool(incoming or fates or acts)
+        self.seconds = 0.0
+
+
+class Batches:
+    """Implements `commit.Work` on one shard's directory, whose lock its owner holds.
+
+    `later(seconds)` asks for a batch within that time; `report` takes what a waiter's callback raised.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        settings: SpoolSettings,
+        clock: Clock,
+        *,
+        on_broken: Callable[[SpoolError], None],
+        later: Callable[[float], None],
+        report: Callable[[Exception], None],
+    ) -> None:
+        self._directory = directory
+        self._clock = clock
+        self._on_broken = on_broken
+        self._later = later
+        self._report = report
+        self.connection = open_writer(directory)
+        content = directory / CONTENT
+        content.mkdir(mode=0o700, exist_ok=True)
+        self.files = SharedFiles(content)
+        self.writer = Writer(self.connection, self.files)
+        self.files.resume(self.connection.execute(USED))
+        self.history = History(directory / HISTORY, settings.history, clock())
+        self.space = Space(directory, settings.space)
+        self.own: OwnFiles | None = None
+        self.broken_by: SpoolBroken | None = None
+        self.running: Batch | None = None
+        self._incoming: list[Incoming] = []
+        self.incoming_octets = 0
+        self.fates: list[Fate] = []
+        self._texts: list[str] = []
+        self._acts: list[Act] = []
+        self._moves: list[tuple[int, str, bytes]] = []
+        self._pages = 0
+        self._orphans: list[str] = []
+        self._space_read_at = 0.0
+        self._read_space()
+
+    # Gathering, in the loop
+
+    def add(self, incoming: Incoming) -> None:
+        """A message for the next batch."""
+        self._incoming.append(incoming)
+        self.incoming_octets += incoming.prepared.message.size_bytes
+
+    def add_fates(self, fates: Sequence[Fate]) -> None:
+        """Outcomes for the next batch."""
+        self._texts += [encode_event(attempted_event(fate)) for fate in fates]
+        self.fates += fates
+
+    def add_act(self, act: Act) -> None:
+        """An operator's act for the next batch."""
+        self._acts.append(act)
+
+    def compact(self) -> bool:
+        """While nothing else runs: takes up some contents of a sparse shared file, to be copied by the next batch."""
+        file = self.files.sparsest()
+        if file is None:
+            return False
+        rows = self.connection.execute(_SOME_OF_FILE, (file, _MOVES)).fetchall()
+        for queue_id, offset, length in rows:
+            try:
+                self._moves.append((queue_id, file, self.files.read(file, offset, length)))
+            except ContentMissing:
+                self.files.leave_alone(file)
+        return bool(self._moves)
+
+    def is_urgent(self) -> bool:
+        """See `commit.Work`."""
+        return bool(self._incoming)
+
+    # Staging, in the loop
+
+    def stage(self) -> Batch | None:
+        """See `commit.Work`."""
+        batch = Batch(self._incoming, self.fates, self._texts, self._acts)
+        batch.moves, self._moves = self._moves, []
+        batch.has_rows |= bool(batch.moves)
+        if not batch.has_rows and not self.history.has_waiting:
+            return None
+        self._incoming, self.fates, self._texts, self._acts = [], [], [], []
+        self.incoming_octets = 0
+        if batch.has_rows:
+            try:
+                self._write_rows(batch)
+            except sqlite3.Error as error:
+                fault = spool_error(error, f"writing {self._directory / DATABASE_NAME}")
+                if not isinstance(fault, SpoolBroken):
+                    self.writer.rollback()
+                self.settle(batch, fault)
+                if isinstance(fault, SpoolBroken):
+                    raise fault from error
+                return None
+        self._note(batch)
+        self.history.stage()
+        self.running = batch
+        return batch
+
+    def _write_rows(self, batch: Batch) -> None:
+        writer = self.writer
+        finished = self.own.finished if self.own is not None else {}
+        writer.begin()
+        if batch.incoming:
+            try:
+                writer.insert([one.prepared for one in batch.incoming], finished)
+            except _UNSTORABLE:
+                writer.rollback()
+                writer.begin()
+                self._insert_one_by_one(batch, finished)
+        for move in batch.moves:
+            writer.move(*move)
+        if batch.fates:
+            writer.apply(batch.fates, batch.texts)
+        for act in batch.acts:
+            writer.act(act)
+        batch.chunks, batch.orphans = writer.chunks, writer.orphans
+
+    def _insert_one_by_one(self, batch: Batch, finished: dict[str, tuple[int, int]]) -> None:
+        """One message can't be stored: the others shall not suffer for it."""
+        for one in batch.incoming:
+            self.connection.execute("SAVEPOINT one")
+            try:
+                self.writer.insert([one.prepared], finished)
+            except _UNSTORABLE as error:
+                self.connection.execute("ROLLBACK TO one")
+                self.writer.forget(one.prepared.queue_id)
+                one.error = SpoolError(f"the message can't be stored ({error!r})")
+            self.connection.execute("RELEASE one")
+
+    def _note(self, batch: Batch) -> None:
+        history = self.history
+        for one in batch.incoming:
+            if one.error is not None:
+                continue
+            envelope = one.envelope
+            recipients = envelope.recipients
+            size = one.prepared.message.size_bytes
+            history.note(envelope.queue_id, one.text)
+            kind = recipients[0].grant.kind._value_
+            history.note_usage(envelope.arrived_at, envelope.origin, kind, recipients=len(recipients), octets=size)
+            self.space.take(size)
+        for fate, text in zip(batch.fates, batch.texts, strict=True):
+            history.note(fate.queue_id, text)
+        for act in batch.acts:
+            for queue_id, event in act.events():
+                history.note(queue_id, encode_event(event))
+
+    # Committing, on the thread
+
+    def commit(self, batch: Batch) -> None:
+        """See `commit.Work`. The history first: a message that has left the queue is never without its end."""
+        started = time.perf_counter()
+        self.history.commit()
+        if not batch.has_rows:
+            return
+        try:
+            if batch.chunks:
+                self.files.write(batch.chunks)
+            self.connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            fault = spool_error(error, f"committing to {self._directory / DATABASE_NAME}")
+            self._undo(fault)
+            raise fault from error
+        except SpoolError as fault:
+            self._undo(fault)
+            raise
+        self._orphans += batch.orphans
+        self._pages += self.writer.committed()
+        batch.seconds = time.perf_counter() - started
+
+    def _undo(self, fault: SpoolError) -> None:
+        """A full disk passes, and the connection goes on. After anything else nothing more is written, not even this."""
+        if isinstance(fault, SpoolFull) and self.connection.in_transaction:
+            try:
+                self.connection.execute("ROLLBACK")
+            except sqlite3.Error as error:
+                raise SpoolBroken(f"a transaction could not be undone: {error}") from error
+
+    # Settling, in the loop
+
+    def settle(self, batch: Batch, error: SpoolError | None) -> None:
+        """See `commit.Work`."""
+        self.running = None
+        if error is not None:
+            self._take_back(batch, error)
+        elif batch.has_rows:
+            metrics.sync_seconds.observe(batch.seconds)
+            if batch.incoming:
+                metrics.commit_messages.observe(len(batch.incoming))
+        for one in batch.incoming:
+            one_error = one.error if error is None else error
+            file = one.prepared.message.content.file
+            if file is not None and self.own is not None:
+                self.own.stored(file) if one_error is None else self.own.not_stored(file)
+            try:
+                one.durable(one_error)
+            except Exception as fault:
+                self._report(fault)
+
+    def _take_back(self, batch: Batch, error: SpoolError) -> None:
+        for act in batch.acts:
+            act.error = error
+        if isinstance(error, SpoolBroken):
+            return
+        self.writer.rollback()  # if the thread has done so already: takes stock anew
+        self.fates[:0] = batch.fates
+        self._texts[:0] = batch.texts
+        self._later(SPACE_SECONDS)
+        withdrawn = encode_event(Withdrawn(self._clock(), str(error)))
+        for one in batch.incoming:
+            self.history.note(one.envelope.queue_id, withdrawn)
+
+    def broken(self, error: SpoolBroken) -> None:
+        """See `commit.Work`."""
+        self.broken_by = error
+        batch = Batch(self._incoming, [], [], self._acts)
+        self._incoming, self._acts = [], []
+        self.settle(batch, error)
+        self._on_broken(error)
+
+    # Upkeep, on the thread
+
+    def wants_upkeep(self) -> bool:
+        """See `commit.Work`."""
+        return (
+            self._pages >= CHECKPOINT_PAGES
+            or bool(self._orphans)
+            or self.space.taken >= SPACE_OCTETS
+            or time.monotonic() - self._space_read_at >= SPACE_SECONDS
+            or self.history.wants_upkeep(self._clock())
+        )
+
+    def upkeep(self, is_idle: bool) -> None:
+        """See `commit.Work`."""
+        if self._orphans:
+            orphans, self._orphans = self._orphans, []
+            self.files.remove(orphans)
+        if self._pages >= CHECKPOINT_PAGES:
+            self._pages = 0  # what a reader's snapshot keeps in the log is tried again after as many pages
+            self._run("PRAGMA wal_checkpoint(PASSIVE)", "checkpointing")
+        now = self._clock()
+        if self.history.wants_upkeep(now):
+            self.history.upkeep(now)
+        if is_idle and self.space.reusable_bytes > _VACUUM_ABOVE * PAGE_SIZE:
+            self._vacuum()
+        self._read_space()
+
+    @property
+    def has_idle_work(self) -> bool:
+        """Much of the database is free pages: give some back to the filesystem while nothing else is to do."""
+        return self.space.reusable_bytes > _VACUUM_ABOVE * PAGE_SIZE
+
+    def _vacuum(self) -> None:
+        """`execute` would free a single page: the statement wants to be stepped, which `executescript` does."""
+        try:
+            self.connection.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
+        except sqlite3.Error as error:
+            fault = spool_error(error, "giving free pages back")
+            if isinstance(fault, SpoolBroken):
+                raise fault from error
+        self._pages += 2 * _VACUUM_PAGES
+
+    def _run(self, statement: str, doing: str) -> None:
+        """A full disk is no end here: what was acknowledged is in the log, and stays there."""
+        try:
+            self.connection.execute(statement).fetchone()
+        except sqlite3.Error as error:
+            fault = spool_error(error, f"{doing} {self._directory / DATABASE_NAME}")
+            if isinstance(fault, SpoolBroken):
+                raise fault from error
+
+    def _read_space(self) -> None:
+        self._space_read_at = time.monotonic()
+        free_pages = int(self.connection.execute("PRAGMA freelist_count").fetchone()[0])
+        try:
+            self.space.read(free_pages * PAGE_SIZE)
+        except OSError as error:
+            raise spool_error(error, f"reading the free space of {self._directory}") from error
+
+    @property
+    def log_bytes(self) -> int:
+        """Length of the write-ahead log file."""
+        with contextlib.suppress(FileNotFoundError):
+            return (self._directory / f"{DATABASE_NAME}-wal").stat().st_size
+        return 0
+
+    def close(self) -> None:
+        """Closes everything, unless it is broken: a close would sync again, and succeed."""
+        if self.broken_by is None:
+            self.files.remove(self._orphans)
+            self.files.close()
+            self.connection.close()
+            self.history.close()
