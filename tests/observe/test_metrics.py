@@ -1,7 +1,9 @@
 """Metrics: counted in each worker, added by the supervisor, bounded whatever strangers send."""
 
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -73,3 +75,11 @@ def test_strangers_cannot_make_series_at_will() -> None:
             seen.add(names.name(f"busy{i}.example"))
     assert len(seen - {"other"}) == 4
     assert names.name("busy.example") == "busy.example"
+
+
+def test_every_declared_metric_is_counted_somewhere() -> None:
+    source = Path(metrics.__file__).parents[1]
+    text = "".join(one.read_text() for one in source.rglob("*.py"))
+    names = [name for name, value in vars(metrics).items() if isinstance(value, metrics.Metric)]
+    assert len(names) == len(metrics.registry)
+    assert [name for name in names if not re.search(rf"\b{name}\.(inc|dec|set|observe|read)\b", text)] == []

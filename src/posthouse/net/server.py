@@ -16,7 +16,7 @@ import msgspec
 
 from posthouse.net.proxy import Malformed, NeedMore, Proxied, ProxyReader
 from posthouse.net.tls import TlsError, TlsLayer
-from posthouse.observe import log
+from posthouse.observe import log, metrics
 from posthouse.smtp.event import Event, TlsWanted
 from posthouse.smtp.reply import Reply
 from posthouse.smtp.server import Ending, ServerConnection, Signal, Timeout
@@ -117,9 +117,11 @@ class Server:
     def admit(self, client: str) -> str:
         """ "" when one more connection from `client` is within the limits, else the sentence for the 421."""
         if len(self.connections) > self._most:
+            metrics.sessions_refused.inc("connections")
             return "Too many connections; try again later"
         count = self._per_client.get(client, 0) + 1
         if client and count > self._most_per_client:
+            metrics.sessions_refused.inc("connections-per-client")
             return "Too many connections from your address; try again later"
         self._per_client[client] = count
         return ""

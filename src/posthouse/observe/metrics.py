@@ -212,7 +212,9 @@ messages_accepted = Total("messages_accepted", "Messages on disk and acknowledge
 recipients_accepted = Total("recipients_accepted", "Recipients of messages acknowledged with 250.")
 bytes_accepted = Total("bytes_accepted", "Octets of messages acknowledged with 250, trace fields included.")
 messages_deferred: Counter[str] = Counter(
-    "messages_deferred", "Messages answered with 4yz after their content, by reason: nothing was promised.", "reason"
+    "messages_deferred",
+    "Messages that the spool could not take, by cause: full (452), broken (451). Nothing was promised.",
+    "cause",
 )
 attempts: Counter[tuple[str, ...]] = Counter(
     "attempts",
@@ -238,9 +240,6 @@ commit_messages = Histogram(
     "commit_messages", "Messages that shared one commit of the spool.", (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 )
 spool_free_bytes = Gauge("spool_free_bytes", "Free space where the spool lies, as the guard sees it.", merge=Merge.MAX)
-spool_refusals: Counter[str] = Counter(
-    "spool_refusals", "Messages not taken by the spool, by cause: full, broken.", "cause"
-)
 dns_queries: Counter[str] = Counter(
     "dns_queries", "DNS questions, by result: cached, answered, none, failed.", "result"
 )

@@ -449,6 +449,8 @@ class Session:
 
 def _reply_for(error: SpoolError) -> Reply:
     """What a client hears of the spool: 452 for want of room (RFC 5321 4.2.3), 451 for everything else. Never a 250."""
-    if isinstance(error, SpoolFull):
+    is_full = isinstance(error, SpoolFull)
+    metrics.messages_deferred.inc("full" if is_full else "broken")
+    if is_full:
         return Reply(452, "4.3.1", ("Too little space for the message now; try again later",))
     return Reply(451, "4.3.0", ("The message could not be stored; try again later",))

@@ -260,7 +260,12 @@ class Worker:
     async def _metrics(self, _arguments: dict[str, Any]) -> dict[str, Any]:
         waiting = [row for spool in self._spools.values() for row in spool.destinations()]
         metrics.queue_recipients.set(sum(count for _, _, count in waiting))
-        metrics.spool_free_bytes.set(min(spool.state.free_bytes for spool in self._spools.values()))
+        states = [spool.state for spool in self._spools.values()]
+        metrics.spool_free_bytes.set(min(state.free_bytes for state in states))
+        metrics.queue_messages.set(sum(state.messages for state in states))
+        metrics.queue_held.set(sum(state.held for state in states))
+        oldest = min((state.oldest_at for state in states if state.oldest_at), default=0)
+        metrics.queue_oldest_seconds.set((clock() - oldest) / 1000 if oldest else 0)
         metrics.deliveries_open.set(self._scheduler.depth[1])
         return {"metrics": metrics.snapshot()}
 
