@@ -59,7 +59,7 @@ _NO_WRITABLE_CODE = """
 import ctypes, os, sys
 if ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) != 0:  # PR_SET_MDWE, Linux 6.3: what MemoryDenyWriteExecute asks for
     sys.exit(99)
-os.execv(sys.executable, sys.argv[1:])
+os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
@@ -67,7 +67,8 @@ def test_server_runs_where_memory_is_never_writable_and_executable(tmp_path: Pat
     probe = subprocess.run([sys.executable, "-c", _NO_WRITABLE_CODE, sys.executable, "-c", ""], check=False, timeout=30)
     if probe.returncode == 99:
         pytest.skip("this kernel is older than Linux 6.3 and knows no PR_SET_MDWE")
-    with serving(write_config(tmp_path, workers=1), prefix=[sys.executable, "-c", _NO_WRITABLE_CODE]) as server:
+    prefix = [sys.executable, "-c", _NO_WRITABLE_CODE]
+    with serving(write_config(tmp_path, workers=1), is_fake=False, prefix=prefix) as server:
         (port,) = server.ready()
         assert greeting(port).startswith("220")
         assert server.stop() == 0
