@@ -103,3 +103,31 @@ def test_any_text_is_quoted_so_that_it_stays_text():
     import tomllib
 
     assert tomllib.loads(text)["route"][0]["login"]["user"] == 'a"\\\n\x7f'
+
+
+def test_on_a_terminal_it_asks_and_takes_what_stands_in_brackets(tmp_path):
+    import os
+    import pty
+    import subprocess
+
+    ours, theirs = pty.openpty()
+    os.write(ours, b"mx.example.org\n\nsmart.example.net:587\nme\n\n")
+    command = [sys.executable, "-m", "posthouse", "init"]
+    with subprocess.Popen(
+        command, stdin=theirs, stderr=subprocess.PIPE, cwd=tmp_path, start_new_session=True
+    ) as process:
+        asked = b""
+        while b"Password of me" not in asked:  # typed before it is asked for, it would be thrown away
+            octet = process.stderr.read(1)
+            assert octet, asked
+            asked += octet
+        os.write(ours, b"geheim wort\n")
+        process.communicate(timeout=60)
+    os.close(ours)
+    os.close(theirs)
+    assert process.returncode == 0
+    config = load_config(tmp_path / "posthouse.toml")
+    assert config.hostname == "mx.example.org"
+    assert [(listener.host, listener.port) for listener in config.listeners] == [("127.0.0.1", 2525)]
+    assert config.routes[0].login.user == "me"
+    assert (tmp_path / "smart-host.password").read_text() == "geheim wort\n"

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from posthouse.config import (
     ConfigError,
@@ -381,6 +383,38 @@ def test_a_password_that_may_go_in_the_clear_is_worth_a_warning():
     assert find_warnings(default_config()) == []
     submission = '[[listener]]\naddress = "0.0.0.0:587"\nrole = "submission"\n'
     assert "has no tls" in find_warnings(load(submission))[0]
+
+
+VALUES = [
+    "0", "-1", "10_000_000_000_000_000", "1.5", "nan", "inf", "true", '""', '"\\u0000"', '"x"', '"*"', '"."', '".a"', '"[::1]:25"',
+    '"[v6]"', '"é.example"', '"1.2.3.4"', '"0.0.0.0/0"', '"a@b"', '"@"', '"mx:"', '"mx::"', '"smtp://"', '"smtp://[::1"',
+    '"smtp://a:b"', '"lmtp:///"', '"maildir:{"', '"pipe:"', '"5m"', '"50MB"', "[]", "[[]]", '["x"]', "[1]", "{}", "{ a = 1 }",
+    "1979-05-27", "07:32:00",
+]  # fmt: skip
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_whatever_stands_in_a_file_is_taken_or_answered_with_a_sentence(data):
+    lines = WHOLE.splitlines()
+    for _ in range(data.draw(st.integers(1, 3))):
+        number = data.draw(st.integers(0, len(lines) - 1))
+        key, equals, _ = lines[number].partition("=")
+        change = data.draw(st.sampled_from(["value", "drop", "double", "text"]))
+        if change == "value" and equals:
+            lines[number] = f"{key}= {data.draw(st.sampled_from(VALUES))}"
+        elif change == "drop":
+            lines[number] = ""
+        elif change == "double":
+            lines.insert(number, lines[number])
+        else:
+            lines[number] = data.draw(st.text(max_size=20))
+    sentence = ""
+    try:
+        load("\n".join(lines))
+    except ConfigError as error:
+        sentence = str(error)
+    assert "\n" not in sentence
 
 
 def test_every_public_name_of_the_package_is_there():

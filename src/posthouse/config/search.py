@@ -80,8 +80,19 @@ def find_local(explicit: Path | None) -> LocalServer:
     data_dir, hostname = top.get("data_dir"), top.get("hostname")
     return LocalServer(
         path.absolute().parent / Path(data_dir).expanduser() if isinstance(data_dir, str) else default_data_dir(path),
-        hostname.rstrip(".").lower() if isinstance(hostname, str) else machine_name(),
+        _a_labels(hostname) if isinstance(hostname, str) else machine_name(),
     )
+
+
+def _a_labels(hostname: str) -> str:
+    if hostname.isascii():
+        return hostname.rstrip(".").lower()
+    from posthouse.config.values import host_name  # noqa: PLC0415 - the few who need it can wait for it
+
+    try:
+        return host_name(hostname)
+    except ValueError as error:
+        raise ConfigError(f"hostname {error}") from error
 
 
 def find_data_dir(explicit: Path | None) -> Path:
