@@ -1,7 +1,10 @@
 """The files that systemd reads: hardened enough, and such that the program really lives under them."""
 
+import os
 import re
 import shutil
+import signal
+import smtplib
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from posthouse.config import load_text
-from serve_fake import greeting, serving, write_config
+from posthouse.serve.control import ask
+from serve_fake import greeting, serving, until, write_config
 
 PACKAGING = Path(__file__).parents[2] / "packaging"
 
@@ -72,3 +76,46 @@ def test_server_runs_where_memory_is_never_writable_and_executable(tmp_path: Pat
         (port,) = server.ready()
         assert greeting(port).startswith("220")
         assert server.stop() == 0
+
+
+@pytest.mark.slow
+def test_server_makes_no_system_call_that_the_unit_forbids(tmp_path: Path) -> None:
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("strace is not installed (Debian package strace)")
+    sets = _system_call_sets()
+    allowed = sets["@system-service"] - sets["@privileged"] - sets["@resources"]
+    trace = tmp_path / "trace"
+    box = f"maildir:{tmp_path / 'box'}"
+    routes = f'[relay]\nlocal_domains = ["here.example"]\n[[route]]\ndomain = "here.example"\nto = ["{box}"]\n'
+    prefix = [strace, "-f", "-qq", "-o", str(trace)]
+    with serving(write_config(tmp_path, routes, workers=1), is_fake=False, prefix=prefix) as server:
+        (port,) = server.ready()
+        for to in ("you@here.example", "you@[127.0.0.9]"):
+            with smtplib.SMTP("127.0.0.1", port, timeout=30) as client:
+                client.sendmail("", to, "Subject: hello\r\n\r\nHello.\r\n")
+        until(lambda: list((tmp_path / "box" / "new").glob("*")))
+        ask(tmp_path / "data", "reload")
+        os.kill(ask(tmp_path / "data", "status")["pid"], signal.SIGTERM)
+        assert server.wait() == 0
+    called = set(re.findall(r"^\d+ +([a-z_0-9]+)\(", trace.read_text(errors="replace"), re.MULTILINE))
+    if os.geteuid() == 0:
+        called.discard("fchown")  # SQLite gives its log to the database's owner, as root only
+    assert called
+    assert called - allowed == set()
+
+
+def _system_call_sets() -> dict[str, set[str]]:
+    listed: dict[str, set[str]] = {}
+    name = ""
+    for line in _systemd_analyze("syscall-filter", "--no-pager").stdout.splitlines():
+        if line.startswith("@"):
+            name = line.strip()
+            listed[name] = set()
+        elif line.startswith(" ") and not line.strip().startswith("#"):
+            listed[name].add(line.strip())
+
+    def whole(wanted: str) -> set[str]:
+        return {call for one in listed[wanted] for call in (whole(one) if one.startswith("@") else {one})}
+
+    return {one: whole(one) for one in listed}
