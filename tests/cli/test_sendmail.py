@@ -4,10 +4,10 @@ import io
 import os
 import pwd
 import re
+import resource
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 from aiosmtpd.controller import UnixSocketController
@@ -333,6 +333,11 @@ def test_bs_without_a_server_says_421(tmp_path):
     assert done.stdout.startswith(b"421 ")
 
 
+def cpu_seconds_of_children():
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_nothing_heavy_is_loaded_and_the_start_is_quick(receiver, tmp_path):
     program = (
         "import sys; sys.argv[1:] = ['sendmail', 'a@example.net']\n"
@@ -343,11 +348,11 @@ def test_nothing_heavy_is_loaded_and_the_start_is_quick(receiver, tmp_path):
     )
     took = []
     for _ in range(5):
-        begun = time.perf_counter()
+        before = cpu_seconds_of_children()
         done = subprocess.run(
             [sys.executable, "-c", program], input=b"Subject: x\n\n", capture_output=True, check=True, cwd=tmp_path
         )
-        took.append(time.perf_counter() - begun)
+        took.append(cpu_seconds_of_children() - before)
     loaded = set(done.stdout.decode().split())
     assert not loaded & {
         "click",
@@ -361,7 +366,7 @@ def test_nothing_heavy_is_loaded_and_the_start_is_quick(receiver, tmp_path):
         "sqlite3",
         "email",
     }
-    assert min(took) < 0.150, took
+    assert min(took) < 0.150, took  # processor time: on a busy machine the clock on the wall tells of others
 
 
 def test_a_server_that_hangs_up_means_nothing_was_sent(tmp_path, send, capsys):
