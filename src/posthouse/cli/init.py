@@ -129,7 +129,7 @@ def _prove(text: str, path: Path) -> None:
     """What is about to be written can be read, and opens nothing."""
     from posthouse.config import ConfigError, load_text  # noqa: PLC0415
     from posthouse.serve.closure import examine  # noqa: PLC0415
-    from posthouse.serve.wiring import rules_of  # noqa: PLC0415
+    from posthouse.serve.rules import rules_of  # noqa: PLC0415
 
     try:
         closure = examine(rules_of(load_text(text, path)))

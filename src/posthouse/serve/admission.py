@@ -11,7 +11,7 @@ from posthouse.config import Config, ConfigError, check_files, find_warnings, lo
 from posthouse.policy.matrix import matrix_changes
 from posthouse.policy.rules import Rules
 from posthouse.serve.closure import examine
-from posthouse.serve.wiring import rules_of
+from posthouse.serve.rules import rules_of
 
 
 class NotAdmitted(Exception):

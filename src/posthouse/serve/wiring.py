@@ -14,7 +14,6 @@ from posthouse.config import (
     ProxyUse,
     RouteSettings,
     read_password,
-    read_recipients,
 )
 from posthouse.dns.exchange import Server
 from posthouse.dns.mx import Ourselves
@@ -24,11 +23,12 @@ from posthouse.net.server import Handler, ListenerPlan, ServerProtocol, Timeouts
 from posthouse.net.tls import TlsError, server_context
 from posthouse.policy.facts import Role
 from posthouse.policy.networks import NetworkSet
-from posthouse.policy.rules import Rules, RulesError, compile_rules
+from posthouse.policy.rules import Rules
 from posthouse.relay.backoff import RetryPlan
 from posthouse.relay.intake import Intake
 from posthouse.relay.route import Hop, HopKind, NextHop, Route, RouteTable, parse_hop
 from posthouse.relay.session import Desk, Session, Verify
+from posthouse.serve.rules import rules_of as rules_of  # noqa: PLC0414 - for those who put together the rest as well
 from posthouse.smtp.address import Path
 from posthouse.smtp.event import Verb
 from posthouse.smtp.server import ServerConnection, ServerSettings
@@ -50,28 +50,6 @@ LOCAL_LISTENER = "local"
 
 POSTMASTER_BOX = "postmaster"
 """The Maildir in the data directory for mail to `<postmaster>` when nobody is named to get it."""
-
-
-def rules_of(config: Config, *, relay_enabled: bool = True) -> Rules:
-    """The rules of a configuration. ConfigError when they contradict themselves or the list of recipients can't be read."""
-    relay = config.relay
-    limits = config.limits
-    try:
-        return compile_rules(
-            local_domains=relay.local_domains,
-            relay_domains=relay.relay_domains,
-            trusted_networks=relay.trusted_networks,
-            gateways_as_strangers=relay.gateways_as_strangers,
-            gateways_trusted=relay.gateways_trusted,
-            recipients=None if relay.recipients is None else read_recipients(relay.recipients),
-            aliases=config.aliases,
-            postmaster=config.postmaster,
-            recipients_stranger=limits.recipients_stranger,
-            recipients_trusted=limits.recipients_trusted,
-            relay_enabled=relay_enabled,
-        )
-    except RulesError as error:
-        raise ConfigError(f"{config.source or 'the configuration'}: {error}") from error
 
 
 def routes_of(config: Config) -> RouteTable:
