@@ -18,7 +18,7 @@ from posthouse.spool.space import SpaceLimits
 from posthouse.spool.sqlite import SpoolSettings, SqliteSpool
 
 NOW = 1_795_000_000_000
-SMALL = SpoolSettings(space=SpaceLimits(free_bytes=0, free_inodes=0))
+SMALL = SpoolSettings(space=SpaceLimits(free_bytes=0, free_inodes=0, reserve_bytes=0))
 ORIGIN = Origin("192.0.2.7", "ESMTPSA", "client.example", "alice", "TLSv1.3", "127.0.0.1:2525", -1, 4711)
 
 

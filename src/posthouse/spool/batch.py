@@ -23,7 +23,7 @@ from posthouse.spool.history import DIRECTORY_NAME as HISTORY
 from posthouse.spool.history import History, HistoryLimits
 from posthouse.spool.record import Withdrawn, accepted_event, attempted_event, encode_event
 from posthouse.spool.schema import DATABASE_NAME, PAGE_SIZE, open_writer, spool_error
-from posthouse.spool.space import Space, SpaceLimits
+from posthouse.spool.space import Reserve, Space, SpaceLimits
 from posthouse.spool.writer import USED, Prepared, Writer
 
 CHECKPOINT_PAGES = 4000
@@ -39,6 +39,7 @@ _VACUUM_PAGES = 64  # of one step: some 20 ms
 _VACUUM_ABOVE = 4096  # free pages (16 MB) that are left for the next burst
 
 _MOVES = 32
+_ALL = 1 << 30
 _SOME_OF_FILE = "SELECT id, content_offset, content_length FROM message WHERE content_file=? LIMIT ?"
 
 _UNSTORABLE = (
@@ -76,7 +77,18 @@ class Incoming:
 class Batch:
     """What shares one commit."""
 
-    __slots__ = ("acts", "chunks", "fates", "has_rows", "incoming", "moves", "orphans", "seconds", "texts")
+    __slots__ = (
+        "acts",
+        "chunks",
+        "fates",
+        "has_rows",
+        "incoming",
+        "is_database_full",
+        "moves",
+        "orphans",
+        "seconds",
+        "texts",
+    )
 
     def __init__(self, incoming: list[Incoming], fates: list[Fate], texts: list[str], acts: list[Act]) -> None:
         self.incoming = incoming
@@ -87,6 +99,7 @@ class Batch:
         self.chunks: list[Chunk] = []
         self.orphans: list[str] = []
         self.has_rows = bool(incoming or fates or acts)
+        self.is_database_full = False
         self.seconds = 0.0
 
 
@@ -118,6 +131,7 @@ class Batches:
         self.writer = Writer(self.connection, self.files)
         self.files.resume(self.connection.execute(USED))
         self.history = History(directory / HISTORY, settings.history, clock())
+        self.reserve = Reserve(directory, settings.space.reserve_bytes)
         self.space = Space(directory, settings.space)
         self.own: OwnFiles | None = None
         self.broken_by: SpoolBroken | None = None
@@ -127,6 +141,7 @@ class Batches:
         self.fates: list[Fate] = []
         self._texts: list[str] = []
         self._acts: list[Act] = []
+        self._most_fates = _ALL
         self._moves: list[tuple[int, str, bytes]] = []
         self._pages = 0
         self._orphans: list[str] = []
@@ -151,6 +166,9 @@ class Batches:
 
     def compact(self) -> bool:
         """While nothing else runs: takes up some contents of a sparse shared file, to be copied by the next batch."""
+        if self.reserve.is_spent:
+            self.files.retire_current()
+            self._orphans += self.files.take_empty()
         file = self.files.sparsest()
         if file is None:
             return False
@@ -170,13 +188,11 @@ class Batches:
 
     def stage(self) -> Batch | None:
         """See `commit.Work`."""
-        batch = Batch(self._incoming, self.fates, self._texts, self._acts)
-        batch.moves, self._moves = self._moves, []
-        batch.has_rows |= bool(batch.moves)
+        if self.reserve.is_spent and self._incoming:
+            self._refuse_incoming(SpoolFull(f"the disk of {self._directory} is full; free some space"))
+        batch = self._gather()
         if not batch.has_rows and not self.history.has_waiting:
             return None
-        self._incoming, self.fates, self._texts, self._acts = [], [], [], []
-        self.incoming_octets = 0
         if batch.has_rows:
             try:
                 self._write_rows(batch)
@@ -184,6 +200,7 @@ class Batches:
                 fault = spool_error(error, f"writing {self._directory / DATABASE_NAME}")
                 if not isinstance(fault, SpoolBroken):
                     self.writer.rollback()
+                batch.is_database_full = isinstance(fault, SpoolFull)
                 self.settle(batch, fault)
                 if isinstance(fault, SpoolBroken):
                     raise fault from error
@@ -192,6 +209,25 @@ class Batches:
         self.history.stage()
         self.running = batch
         return batch
+
+    def _gather(self) -> Batch:
+        most = self._most_fates
+        batch = Batch(self._incoming, self.fates[:most], self._texts[:most], self._acts)
+        batch.moves, self._moves = self._moves, []
+        batch.has_rows |= bool(batch.moves)
+        self.fates, self._texts = self.fates[most:], self._texts[most:]
+        self._incoming, self._acts = [], []
+        self.incoming_octets = 0
+        if self.fates:
+            self._later(0.0)
+        return batch
+
+    def _refuse_incoming(self, error: SpoolError) -> None:
+        batch = Batch(self._incoming, [], [], [])
+        self._incoming = []
+        self.incoming_octets = 0
+        for one in batch.incoming:
+            self._tell(one, error)
 
     def _write_rows(self, batch: Batch) -> None:
         writer = self.writer
@@ -256,6 +292,7 @@ class Batches:
             self.connection.execute("COMMIT")
         except sqlite3.Error as error:
             fault = spool_error(error, f"committing to {self._directory / DATABASE_NAME}")
+            batch.is_database_full = isinstance(fault, SpoolFull)
             self._undo(fault)
             raise fault from error
         except SpoolError as fault:
@@ -284,15 +321,21 @@ class Batches:
             metrics.sync_seconds.observe(batch.seconds)
             if batch.incoming:
                 metrics.commit_messages.observe(len(batch.incoming))
+            self._most_fates = min(_ALL, 2 * self._most_fates)
         for one in batch.incoming:
-            one_error = one.error if error is None else error
-            file = one.prepared.message.content.file
-            if file is not None and self.own is not None:
-                self.own.stored(file) if one_error is None else self.own.not_stored(file)
-            try:
-                one.durable(one_error)
-            except Exception as fault:
-                self._report(fault)
+            self._tell(one, one.error if error is None else error)
+
+    def _tell(self, one: Incoming, error: SpoolError | None) -> None:
+        file = one.prepared.message.content.file
+        if file is not None and self.own is not None:
+            if error is None:
+                self.own.stored(file)
+            else:
+                self.own.not_stored(file)
+        try:
+            one.durable(error)
+        except Exception as fault:
+            self._report(fault)
 
     def _take_back(self, batch: Batch, error: SpoolError) -> None:
         for act in batch.acts:
@@ -302,6 +345,10 @@ class Batches:
         self.writer.rollback()  # if the thread has done so already: takes stock anew
         self.fates[:0] = batch.fates
         self._texts[:0] = batch.texts
+        if batch.is_database_full:
+            self.reserve.spend()
+            self._most_fates = max(16, min(self._most_fates, len(batch.fates) // 2))
+            self._pages = CHECKPOINT_PAGES  # with the log moved into the tables, the next batch may reuse its room
         self._later(SPACE_SECONDS)
         withdrawn = encode_event(Withdrawn(self._clock(), str(error)))
         for one in batch.incoming:
@@ -310,9 +357,10 @@ class Batches:
     def broken(self, error: SpoolBroken) -> None:
         """See `commit.Work`."""
         self.broken_by = error
-        batch = Batch(self._incoming, [], [], self._acts)
-        self._incoming, self._acts = [], []
-        self.settle(batch, error)
+        for act in self._acts:
+            act.error = error
+        self._acts = []
+        self._refuse_incoming(error)
         self._on_broken(error)
 
     # Upkeep, on the thread
@@ -341,6 +389,10 @@ class Batches:
         if is_idle and self.space.reusable_bytes > _VACUUM_ABOVE * PAGE_SIZE:
             self._vacuum()
         self._read_space()
+        if self.reserve.is_spent and not self.fates:
+            self._run("PRAGMA wal_checkpoint(TRUNCATE)", "checkpointing")
+            self.history.shrink()
+            self.reserve.restore(self.space.free_bytes)
 
     @property
     def has_idle_work(self) -> bool:

@@ -99,10 +99,7 @@ class SharedFiles:
     def reserve(self, length: int) -> tuple[str, int]:
         """A place for a content: (file, offset)."""
         if not self._current or self._next_offset >= self._file_max:
-            previous = self._uses.get(self._current)
-            if previous is not None and previous.contents <= 0:
-                del self._uses[self._current]
-                self._empty.append(self._current)
+            self.retire_current()
             self._sequence += 1
             self._current = f"c{self._sequence:08d}"
             self._next_offset = 0
@@ -126,6 +123,14 @@ class SharedFiles:
             del self._uses[file]
             return file
         return None
+
+    def retire_current(self) -> None:
+        """Seals the current file if nothing is in it any more, so that it may go."""
+        use = self._uses.get(self._current)
+        if use is not None and use.contents <= 0:
+            del self._uses[self._current]
+            self._empty.append(self._current)
+            self._current = ""
 
     def take_empty(self) -> list[str]:
         """Files that were sealed with nothing in them: they may go after the next commit."""

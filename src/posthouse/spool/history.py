@@ -147,6 +147,14 @@ class History:
         if now // DAY_MS != self._day or self._is_part_full():
             self._open_part(now)
 
+    def shrink(self) -> None:
+        """Gives back the room of the log, on a disk that is full."""
+        if self._connection is not None:
+            try:
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            except sqlite3.Error:
+                self.errors += 1
+
     def _is_part_full(self) -> bool:
         return self._path is not None and self._path.exists() and self._path.stat().st_size >= self._part_max
 

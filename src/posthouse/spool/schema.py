@@ -68,7 +68,7 @@ def open_writer(directory: Path) -> sqlite3.Connection:
     """
     path = directory / DATABASE_NAME
     try:
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0.5)
         version = int(connection.execute("PRAGMA user_version").fetchone()[0])
         if version > VERSION:
             connection.close()

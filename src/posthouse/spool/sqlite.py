@@ -99,7 +99,7 @@ class SqliteSpool:
         in_flight = batches.incoming_octets
         if batches.own is not None:
             in_flight += batches.own.octets_in_flight
-        if batches.space.has_room(size_bytes, in_flight):
+        if batches.space.has_room(size_bytes, in_flight) and not batches.reserve.is_spent:
             return None
         return SpoolFull(f"too little space is free on the disk of {self.directory}")
 
