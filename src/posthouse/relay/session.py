@@ -4,7 +4,8 @@
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from ipaddress import ip_address
 from typing import Protocol
 
@@ -75,6 +76,9 @@ class Line(Protocol):
 
     def answer(self, reply: Reply) -> None:
         """The reply that `handle` did not have at once."""
+
+    def cut(self, why: str) -> None:
+        """End the connection with a 421, whatever it waits for."""
 
     def pause(self) -> None:
         """Stop reading the client."""
@@ -155,9 +159,11 @@ class Session:
         self._trace: TraceWriter | None = None
         self._transaction: _Transaction | None = None
         self._messages = 0
-        self._task: asyncio.Task[None] | None = None
+        self._verifying: asyncio.Task[None] | None = None
+        self._finishing: asyncio.Task[None] | None = None
+        self._draining: asyncio.Task[None] | None = None
+        self._is_counted = False
         self._is_gone = False
-        self.is_congested = False
         self._handlers: dict[type[Event], Callable[..., Reply | None]] = {
             MailFrom: self._mail,
             RcptTo: self._rcpt,
@@ -182,6 +188,7 @@ class Session:
             self._client = Unknown.NOT_LEARNABLE
         # A password may come in the clear only from this machine itself (contract of `submission`, RFC 4954 4).
         self.engine.allow_auth_in_clear(allowed=not isinstance(self._client, Unknown) and self._client.is_loopback)
+        self._is_counted = True
         metrics.sessions.inc(self._desk.listener)
         metrics.sessions_open.inc(self._desk.listener)
         log.debug("connected", client=self._client_text, listener=self._desk.listener)
@@ -201,12 +208,13 @@ class Session:
         return handler(event) if handler is not None else None
 
     def closed(self) -> None:
-        """The connection is gone: an unfinished message goes with it, one being stored does not."""
+        """The connection is gone, perhaps before it was a session: an unfinished message goes with it, one being stored does not."""
         self._is_gone = True
         self._drop_transaction()
-        if self._task is not None:
-            self._task.cancel()
-        metrics.sessions_open.dec(self._desk.listener)
+        if self._verifying is not None:
+            self._verifying.cancel()
+        if self._is_counted:
+            metrics.sessions_open.dec(self._desk.listener)
 
     # Events.
 
@@ -304,10 +312,9 @@ class Session:
         except SpoolError as error:
             self._fail(transaction, error)
             return
-        if transaction.sink is not None and transaction.sink.is_congested and not self.is_congested:
-            self.is_congested = True
+        if transaction.sink is not None and transaction.sink.is_congested and self._draining is None:
             self._line.pause()
-            self._task = asyncio.get_running_loop().create_task(self._resume_when_drained(transaction.sink))
+            self._draining = self._begin(self._resume_when_drained(transaction, transaction.sink))
 
     def _spill(self, transaction: _Transaction) -> None:
         """The content has outgrown memory: all of it goes to disk, but its header is kept for the hop count."""
@@ -318,24 +325,51 @@ class Session:
         sink.write(octets)
 
     def _fail(self, transaction: _Transaction, error: SpoolError) -> None:
+        """The content can't be kept: what is still to come of it is not, and its end is answered with the cause."""
+        self._end_draining()
         transaction.failure = error
         transaction.pieces.clear()
         if transaction.sink is not None:
             transaction.sink.abandon()
             transaction.sink = None
 
-    async def _resume_when_drained(self, sink: ContentSink) -> None:
+    async def _resume_when_drained(self, transaction: _Transaction, sink: ContentSink) -> None:
         try:
             await sink.drained()
         except SpoolError as error:
-            if self._transaction is not None and self._transaction.sink is sink:
-                self._fail(self._transaction, error)
-        self.is_congested = False
+            self._draining = None
+            self._fail(transaction, error)
+        self._draining = None
         self._line.resume()
+
+    def _end_draining(self) -> None:
+        """Nobody waits for the sink to have room any more."""
+        if self._draining is not None:
+            self._draining.cancel()
+            self._draining = None
+            self._line.resume()
+
+    def _begin(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(self._note_fault)
+        return task
+
+    def _note_fault(self, task: asyncio.Task[None]) -> None:
+        """A fault of ours must not leave the client waiting for an answer for ever."""
+        fault = None if task.cancelled() else task.exception()
+        if fault is None:
+            return
+        log.exception("session-fault", fault, client=self._client_text)
+        if task is self._draining:
+            self._draining = None
+            self._line.resume()
+        elif not self._is_gone:
+            self._line.cut("a fault of this server; please try again later")
 
     def _complete(self, event: ContentComplete) -> Reply | None:
         transaction = self._transaction
         self._transaction = None
+        self._end_draining()
         if transaction is None:
             return Reply(451, "4.3.0", ("The message was lost on the way in; please send it again",))
         if transaction.failure is not None:
@@ -352,7 +386,7 @@ class Session:
             log.warning("mail-loop", client=self._client_text, reverse_path=str(transaction.reverse_path))
             return Reply(554, "5.4.6", ("Too many hops: this message is going round in circles",))
         if transaction.sink is not None:
-            self._task = asyncio.get_running_loop().create_task(self._finish(transaction, transaction.sink, event))
+            self._finishing = self._begin(self._finish(transaction, transaction.sink, event))
         else:
             pieces = tuple(transaction.pieces)
             self._take_in(transaction, Content(event.size_bytes, event.dots, event.is_8bit, pieces))
@@ -362,13 +396,14 @@ class Session:
         try:
             content = await sink.finish(event.dots, event.is_8bit)
         except SpoolError as error:
-            self._line.answer(_reply_for(error))
-            return
-        except asyncio.CancelledError:
             sink.abandon()
-            raise
-        self._task = None
-        self._take_in(transaction, content)
+            if not self._is_gone:
+                self._line.answer(_reply_for(error))
+            return
+        if self._is_gone:  # it will send the message again: that one is enough
+            sink.abandon()
+        else:
+            self._take_in(transaction, content)
 
     def _take_in(self, transaction: _Transaction, content: Content) -> None:
         desk = self._desk
@@ -378,7 +413,14 @@ class Session:
         only = recipients[0].forward_path if transaction.accepted == 1 and len(recipients) == 1 else None
         field = trace.received(queue_id_text(queue_id), desk.clock(), only)
         draft = Draft(transaction.reverse_path, recipients, origin, transaction.draft_parameters)
-        desk.intake.take_in(queue_id, draft, field, content, self._accepted)
+        sink = transaction.sink
+        accepted = self._accepted if sink is None else partial(self._accepted_from, sink)
+        desk.intake.take_in(queue_id, draft, field, content, accepted)
+
+    def _accepted_from(self, sink: ContentSink, envelope: Envelope, error: SpoolError | None) -> None:
+        if error is not None:
+            sink.abandon()
+        self._accepted(envelope, error)
 
     def _accepted(self, envelope: Envelope, error: SpoolError | None) -> None:
         if self._is_gone:
@@ -413,7 +455,7 @@ class Session:
     def _credentials(self, event: Credentials) -> Reply | None:
         if self._desk.verify is None:
             return _NO_ACCOUNTS
-        self._task = asyncio.get_running_loop().create_task(self._verify(event))
+        self._verifying = self._begin(self._verify(event))
         return None
 
     async def _verify(self, event: Credentials) -> None:
@@ -423,7 +465,6 @@ class Session:
         verified = await verify(event.login, event.password, self._client_text)
         if event.authorization_id not in ("", event.login):
             verified = Verified(is_right=False)  # acting for somebody else is not offered (RFC 4616 2)
-        self._task = None
         if verified.retry_after > 0:
             metrics.logins.inc("throttled")
             log.warning("login-throttled", client=self._client_text, login=event.login)
@@ -443,6 +484,7 @@ class Session:
     def _drop_transaction(self) -> None:
         transaction = self._transaction
         self._transaction = None
+        self._end_draining()
         if transaction is not None and transaction.sink is not None:
             transaction.sink.abandon()
 

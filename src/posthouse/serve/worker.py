@@ -19,9 +19,9 @@ from typing import Any
 import msgspec
 import uvloop
 
-from posthouse.config import Config, ConfigError
+from posthouse.config import Config, ConfigError, ListenerSettings
 from posthouse.mail.envelope import parse_queue_id, queue_id_text, shard_of
-from posthouse.net.server import Server
+from posthouse.net.server import Listener, ListenerPlan, Server
 from posthouse.observe import log, metrics
 from posthouse.policy.rules import Rules, with_relay
 from posthouse.relay.bounce import Bouncer
@@ -47,9 +47,9 @@ def clock() -> int:
 
 
 class Listening:
-    """One listener at work: a reload gives its desk new rules and its plan a new certificate, without a new socket."""
+    """One listener at work: a reload gives it a new desk's rules, a new certificate and a new plan, without a new socket."""
 
-    def __init__(self, desk: Desk, server: asyncio.Server | None, context: ssl.SSLContext | None) -> None:
+    def __init__(self, desk: Desk, server: Listener | None, context: ssl.SSLContext | None) -> None:
         self.desk = desk
         self.server = server
         self.context = context
@@ -148,10 +148,12 @@ class Worker:
         settings = None if place == wiring.LOCAL_PLACE else config.listeners[place]
         desk = wiring.desk_of(config, settings, self._rules, self._intake, clock, self._accounts.verify)
         listening = Listening(desk, None, context)
-        plan = wiring.plan_of(config, settings, desk, lambda: listening.context)
         sock.setblocking(False)
-        listening.server = await self._server.listen(sock, plan)
+        listening.server = await self._server.listen(sock, self._plan_of(config, settings, listening))
         self._listening[place] = listening
+
+    def _plan_of(self, config: Config, settings: ListenerSettings | None, listening: Listening) -> ListenerPlan:
+        return wiring.plan_of(config, settings, listening.desk, lambda: listening.context)
 
     def _may_leave(self, destination: str) -> bool:
         """With the relay option off only what is for local domains leaves."""
@@ -205,6 +207,9 @@ class Worker:
             settings = None if place == wiring.LOCAL_PLACE else config.listeners[place]
             wiring.renew_desk(listening.desk, config, settings, self._rules)
             listening.context = prepared.contexts.get(place)
+            if listening.server is not None:
+                listening.server.plan = self._plan_of(config, settings, listening)
+        self._server.limit(config.limits.connections, config.limits.connections_per_client)
         for place, sock in zip(told.opened, prepared.sockets, strict=True):
             await self._listen(place, config, sock, prepared.contexts.get(place))
         self._scheduler.rescan()
