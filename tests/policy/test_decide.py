@@ -12,6 +12,7 @@ from posthouse.policy.decide import (
     Deferral,
     Refusal,
     decide,
+    expand,
     grant_notification,
     has_routing_trick,
     relaying_right,
@@ -329,3 +330,15 @@ def test_a_stored_grant_comes_back_as_it_was() -> None:
     assert restore_grant(str(granted.kind), str(granted.reason.slug), granted.reason.words) == granted
     with pytest.raises(ValueError, match="wizardry"):
         restore_grant("wizardry", str(Slug.TRUSTED_NETWORK), "")
+
+
+def test_cron_mail_to_root_at_this_host_follows_its_alias_though_the_host_is_no_local_domain() -> None:
+    rules = compile_rules(own_name="vm.example", aliases=[("root", ["admin@example.net"])])
+    facts = Facts(Role.LOCAL, Unknown.NOT_LEARNABLE, Path(b"root", "vm.example"), local_uid=0)
+    grant = decide(facts, rules)
+    assert isinstance(grant, Grant)
+    expanded = expand(facts.forward_path, grant, rules)
+    assert isinstance(expanded, tuple)
+    assert [(str(path), one.kind) for path, one in expanded] == [("admin@example.net", GrantKind.FORWARDING)]
+    stranger = Facts(Role.RELAY, ip_address("192.0.2.7"), facts.forward_path)
+    assert isinstance(decide(stranger, rules), Refusal)

@@ -161,7 +161,7 @@ def expand(forward_path: Path, grant: Grant, rules: Rules) -> tuple[tuple[Path, 
     """
     if forward_path.domain and not len(rules.aliases):
         return ((forward_path, grant),)
-    ends = rules.aliases.follow(_owner(forward_path, rules), rules.is_local)
+    ends = rules.aliases.follow(_owner(forward_path, rules), rules.bears_names)
     if isinstance(ends, Ring):
         return _ring(ends)
     key = path_text(forward_path)

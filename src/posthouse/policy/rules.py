@@ -52,7 +52,8 @@ class Rules(msgspec.Struct, frozen=True):
 
     `postmaster` owns the mail of `<postmaster>` (RFC 5321 4.5.1) that has no alias. Where the configuration names nobody it
     is that very path, and the composition root's route for the domain "" keeps the mail in the data directory.
-    `relay_enabled` False: only delivery to local domains. The limits count recipients of one transaction.
+    `relay_enabled` False: only delivery to local domains. The limits count recipients of one transaction. `own_name` is this
+    host's: local users are written to by it (cron's `root`), and their aliases count whether or not it is a local domain.
     """
 
     domains: DomainTable[Destination]
@@ -64,6 +65,7 @@ class Rules(msgspec.Struct, frozen=True):
     recipients_stranger: int = 100
     recipients_trusted: int = 1000
     relay_enabled: bool = True
+    own_name: str = ""
 
     @property
     def gateways_as_strangers(self) -> frozenset[Address]:
@@ -78,6 +80,10 @@ class Rules(msgspec.Struct, frozen=True):
         """The address is delivered here: a local domain's, or `<postmaster>`."""
         found = self.domains.lookup(path.domain)
         return not path.domain if found is None else found.place is Place.LOCAL
+
+    def bears_names(self, path: Path) -> bool:
+        """Aliases without a domain count for this address: of a local domain, or of this host's own name."""
+        return path.domain == self.own_name or self.is_local(path)
 
     def is_valid_recipient(self, path: Path, destination: Destination) -> bool:
         """The list of recipients, if there is one, knows an address of that domain of ours."""
@@ -114,6 +120,7 @@ def compile_rules(
     recipients_stranger: int = 100,
     recipients_trusted: int = 1000,
     relay_enabled: bool = True,
+    own_name: str = "",
 ) -> Rules:
     """Rules from the plain values of a configuration (`recipients` None: no list). RulesError."""
     as_strangers = _parse_gateways("gateways_as_strangers", gateways_as_strangers)
@@ -141,6 +148,7 @@ def compile_rules(
         recipients_stranger=recipients_stranger,
         recipients_trusted=recipients_trusted,
         relay_enabled=relay_enabled,
+        own_name=own_name.lower(),
     )
     _examine_aliases(rules)
     return rules
@@ -188,11 +196,12 @@ def _compile_recipients(texts: Iterable[str] | None) -> RecipientList | NoList:
 def _examine_aliases(rules: Rules) -> None:
     """RulesError for an alias that could never be used, or that leads back to itself."""
     for key in rules.aliases.addresses:
-        if rules.domains.lookup(key.rpartition("@")[2]) is None:
+        domain = key.rpartition("@")[2]
+        if domain != rules.own_name and rules.domains.lookup(domain) is None:
             raise RulesError(
                 f"The alias {key} is of a domain that is neither local nor a relay domain, so no mail for it gets here; "
                 f"add the domain to local_domains or remove the alias"
             )
     for path in rules.aliases.all_targets():
-        if isinstance(ring := rules.aliases.follow(path, rules.is_local), Ring):
+        if isinstance(ring := rules.aliases.follow(path, rules.bears_names), Ring):
             raise RulesError(f"The alias {ring.key} leads back to itself; take out one of the aliases in the ring")
