@@ -67,6 +67,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_server_runs_where_memory_is_never_writable_and_executable(tmp_path: Path) -> None:
     probe = subprocess.run([sys.executable, "-c", _NO_WRITABLE_CODE, sys.executable, "-c", ""], check=False, timeout=30)
     if probe.returncode == 99:

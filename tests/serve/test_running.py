@@ -70,7 +70,7 @@ def _listen(port: int) -> tuple[Controller, Sink]:
 
 @pytest.fixture
 def config(tmp_path: Path, sink_port: int) -> Path:
-    return write_config(tmp_path, LOCAL.format(box=tmp_path / "box", port=sink_port), workers=2)
+    return write_config(tmp_path, LOCAL.format(box=tmp_path / "box", port=sink_port), workers=1)
 
 
 def _send(port: int, to: str, subject: str, source: str = "127.0.0.1") -> None:
@@ -91,6 +91,7 @@ def _workers(data: Path) -> dict[int, int]:
     return {one["worker"]: one["pid"] for one in ask(data, "status")["workers"] if one["state"] == "ready"}
 
 
+@pytest.mark.slow
 def test_mail_is_delivered_and_the_server_ends_with_0(config: Path, tmp_path: Path) -> None:
     with serving(config, is_fake=False) as server:
         (port,) = server.ready()
@@ -101,6 +102,7 @@ def test_mail_is_delivered_and_the_server_ends_with_0(config: Path, tmp_path: Pa
 
 
 def test_killed_worker_resumes_its_shard(config: Path, tmp_path: Path, sink_port: int) -> None:
+    config.write_text(config.read_text().replace("workers = 1", "workers = 2"))
     with serving(config, is_fake=False) as server:
         (port,) = server.ready()
         for n in range(8):
@@ -117,7 +119,9 @@ def test_killed_worker_resumes_its_shard(config: Path, tmp_path: Path, sink_port
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_fewer_workers_adopt_the_shards_of_the_others(config: Path, tmp_path: Path, sink_port: int) -> None:
+    config.write_text(config.read_text().replace("workers = 1", "workers = 2"))
     with serving(config, is_fake=False) as server:
         (port,) = server.ready()
         for n in range(8):
@@ -161,6 +165,7 @@ def test_relay_off_leaves_local_delivery_alone_and_holds_the_rest_until_on(
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_relay_off_without_a_server_holds_from_the_next_start(config: Path) -> None:
     done = _posthouse(config, "relay", "off")
     assert done.returncode == 0, done.stderr
@@ -196,6 +201,7 @@ def test_reload_changes_who_may_relay_and_open_sessions_go_on(config: Path, tmp_
     assert done.returncode == 2
 
 
+@pytest.mark.slow
 def test_reload_with_an_unusable_certificate_is_refused_with_its_name(config: Path, tmp_path: Path) -> None:
     with serving(config, is_fake=False) as server:
         server.ready()
@@ -244,6 +250,7 @@ def test_sigterm_answers_what_is_under_way_and_says_421_to_the_idle(config: Path
     assert "Traceback" not in server.said
 
 
+@pytest.mark.slow
 def test_usage_report_reaches_the_postmaster_over_the_local_socket(config: Path, tmp_path: Path) -> None:
     config.write_text('postmaster = "pm@here.example"\n' + config.read_text())
     with serving(config, is_fake=False) as server:
@@ -257,6 +264,7 @@ def test_usage_report_reaches_the_postmaster_over_the_local_socket(config: Path,
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_weekly_report_goes_out_by_itself_when_a_week_has_passed(config: Path, tmp_path: Path) -> None:
     config.write_text('postmaster = "pm@here.example"\n' + config.read_text())
     (tmp_path / "data").mkdir()

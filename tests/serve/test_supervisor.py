@@ -58,6 +58,7 @@ def test_killed_worker_is_restarted_and_the_other_goes_on(tmp_path: Path) -> Non
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_connection_that_comes_while_its_worker_is_down_waits_for_the_next(tmp_path: Path) -> None:
     with serving(write_config(tmp_path, workers=1)) as server:
         (port,) = server.ready()
@@ -85,8 +86,9 @@ def test_workers_end_when_the_supervisor_is_killed(tmp_path: Path) -> None:
             greeting(port)
 
 
+@pytest.mark.slow
 def test_hanging_worker_delays_the_end_only_until_the_second_sigterm(tmp_path: Path) -> None:
-    with serving(write_config(tmp_path)) as server:
+    with serving(write_config(tmp_path, workers=1)) as server:
         server.ready()
         (tmp_path / "data" / "stop-slowly").touch()
         server.signal(signal.SIGTERM)
@@ -99,7 +101,7 @@ def test_hanging_worker_delays_the_end_only_until_the_second_sigterm(tmp_path: P
 
 
 def test_second_server_on_the_same_data_is_refused_and_names_the_first(tmp_path: Path) -> None:
-    with serving(write_config(tmp_path)) as server:
+    with serving(write_config(tmp_path, workers=1)) as server:
         server.ready()
         with serving(tmp_path / "posthouse.toml") as second:
             assert second.wait() == 2
@@ -109,11 +111,11 @@ def test_second_server_on_the_same_data_is_refused_and_names_the_first(tmp_path:
 
 
 def test_port_in_use_is_one_plain_sentence_with_the_address(tmp_path: Path) -> None:
-    with serving(write_config(tmp_path)) as server:
+    with serving(write_config(tmp_path, workers=1)) as server:
         (port,) = server.ready()
         other = tmp_path / "other"
         other.mkdir()
-        config = write_config(other)
+        config = write_config(other, workers=1)
         config.write_text(config.read_text().replace("127.0.0.1:0", f"127.0.0.1:{port}"))
         with serving(config) as second:
             assert second.wait() == 2
@@ -140,7 +142,7 @@ def test_what_cannot_be_is_one_sentence_and_exit_2(tmp_path: Path, change: tuple
 
 
 def test_open_relay_is_refused_before_anything_listens_or_is_made(tmp_path: Path) -> None:
-    with serving(write_config(tmp_path, '[relay]\ntrusted_networks = ["0.0.0.0/0"]\n')) as server:
+    with serving(write_config(tmp_path, '[relay]\ntrusted_networks = ["0.0.0.0/0"]\n', workers=1)) as server:
         assert server.wait() == 2
         assert "would make an open relay" in server.said
     assert not (tmp_path / "data").exists()
@@ -149,15 +151,16 @@ def test_open_relay_is_refused_before_anything_listens_or_is_made(tmp_path: Path
 def test_worker_that_refuses_to_start_is_a_sentence_and_exit_2(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "refuse-start").touch()
-    with serving(write_config(tmp_path)) as server:
+    with serving(write_config(tmp_path, workers=1)) as server:
         assert server.wait() == 2
         assert "the spool is locked by pid 1" in server.said
 
 
+@pytest.mark.slow
 def test_worker_that_dies_at_the_start_is_not_tried_for_ever(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "die-at-start").touch()
-    with serving(write_config(tmp_path)) as server:
+    with serving(write_config(tmp_path, workers=1)) as server:
         assert server.wait() == 70
         assert "before it was ready" in server.said
 
@@ -167,11 +170,12 @@ def test_data_directory_of_another_user_is_refused(tmp_path: Path) -> None:
         pytest.skip("only root can make a directory of another user")
     (tmp_path / "data").mkdir()
     os.chown(tmp_path / "data", 12345, 12345)
-    with serving(write_config(tmp_path)) as server:
+    with serving(write_config(tmp_path, workers=1)) as server:
         assert server.wait() == 2
         assert "belongs to uid 12345" in server.said
 
 
+@pytest.mark.slow
 def test_shards_of_a_time_with_more_workers_are_adopted(tmp_path: Path) -> None:
     for shard in (0, 1, 2, 5):
         (tmp_path / "data" / "spool" / str(shard)).mkdir(parents=True)
@@ -184,6 +188,7 @@ def test_shards_of_a_time_with_more_workers_are_adopted(tmp_path: Path) -> None:
         assert seen == {"0": "(0, 2)", "1": "(1, 5)"}
 
 
+@pytest.mark.slow
 def test_relay_off_reaches_all_workers_and_survives_a_restart(tmp_path: Path) -> None:
     config = write_config(tmp_path)
     with serving(config) as server:
@@ -213,7 +218,7 @@ def test_reload_puts_a_new_configuration_in_force_in_all_workers_and_says_what_c
 
 
 def test_sighup_reloads(tmp_path: Path) -> None:
-    with serving(write_config(tmp_path)) as server:
+    with serving(write_config(tmp_path, workers=1)) as server:
         (port,) = server.ready()
         server.signal(signal.SIGHUP)
         until(lambda: "generation 1" in greeting(port))
@@ -315,7 +320,7 @@ def test_systemd_is_told_ready_reloading_and_stopping(tmp_path: Path) -> None:
         told.bind(str(name))
         told.settimeout(10)
         env = {"NOTIFY_SOCKET": str(name), "WATCHDOG_USEC": "300000"}
-        with serving(write_config(tmp_path), env=env) as server:
+        with serving(write_config(tmp_path, workers=1), env=env) as server:
             seen = _told_until(told, "READY=1")
             assert "STATUS=accepting mail on 127.0.0.1:" in seen
             assert "WATCHDOG=1" in _told_until(told, "WATCHDOG=1")
@@ -374,6 +379,7 @@ def test_sockets_from_systemd_are_matched_by_address_and_shared(tmp_path: Path) 
             server.end()
 
 
+@pytest.mark.slow
 def test_metrics_endpoint_adds_the_workers_and_survives_their_death(tmp_path: Path) -> None:
     with socket.socket() as spare:
         spare.bind(("127.0.0.1", 0))
@@ -404,16 +410,17 @@ def _get(port: int, path: str) -> tuple[str, str]:
     return head.split("\r\n")[0], body
 
 
+@pytest.mark.slow
 def test_data_path_too_long_for_a_socket_address_works(tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 60) / ("e" * 60)
     deep.mkdir(parents=True)
-    with serving(write_config(deep)) as server:
+    with serving(write_config(deep, workers=1)) as server:
         server.ready()
         assert ask(deep / "data", "relay-status") == {"relay": "on"}
 
 
 def test_nonsense_on_the_control_socket_is_answered_in_words(tmp_path: Path) -> None:
-    with serving(write_config(tmp_path)) as server:
+    with serving(write_config(tmp_path, workers=1)) as server:
         server.ready()
         with socket.socket(socket.AF_UNIX) as one:
             one.settimeout(10)
@@ -427,7 +434,7 @@ def test_nonsense_on_the_control_socket_is_answered_in_words(tmp_path: Path) -> 
 
 
 def test_sockets_and_data_have_the_modes_that_keep_strangers_out(tmp_path: Path) -> None:
-    with serving(write_config(tmp_path)) as server:
+    with serving(write_config(tmp_path, workers=1)) as server:
         server.ready()
         data = tmp_path / "data"
         modes = {
