@@ -6,18 +6,20 @@ import click
 
 from posthouse.cli.options import ExitStatus, config_option, fail, json_option, print_json
 from posthouse.config.search import find_local
-from posthouse.serve.control import ControlError, ServerNotRunning, ask
+from posthouse.serve.control import ControlError, NoAnswer, ServerNotRunning, ask
 
 
 @click.command(name="reload", help="Have the running server read its configuration again, and show what changes.")
 @config_option
 @json_option
 def command(config_path: Path | None, as_json: bool) -> int:
-    """0 when it is in force, 1 when it was refused, 2 when no server runs."""
+    """0 when it is in force, 1 when it was refused, 2 when no server runs, 3 when it does not answer."""
     try:
         answer = ask(find_local(config_path).data_dir, "reload", timeout=180.0)
     except ServerNotRunning as error:
         fail(str(error))
+    except NoAnswer as error:
+        fail(str(error), ExitStatus.NO_VERDICT)
     except ControlError as error:
         if not as_json:
             fail(f"reload refused: {error}", ExitStatus.NO)

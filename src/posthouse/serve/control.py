@@ -16,11 +16,15 @@ class ServerNotRunning(Exception):
 
 
 class ControlError(Exception):
-    """The server says no, or can't be asked; the text is one sentence."""
+    """The server says no; the text is one sentence."""
+
+
+class NoAnswer(ControlError):
+    """The server can't be asked, or did not answer: what was asked for may or may not have happened."""
 
 
 def ask(data_dir: Path, verb: str, *, timeout: float = 60.0, **arguments: Any) -> dict[str, Any]:
-    """Asks the server on `data_dir` and waits `timeout` seconds for its answer. ServerNotRunning, ControlError.
+    """Asks the server on `data_dir` and waits `timeout` seconds for its answer. ServerNotRunning, ControlError, NoAnswer.
 
     Verbs: status, reload, relay-off, relay-on, relay-status, metrics, and queue-hold, -release, -retry, -reroute, -bounce
     and -delete (`ids`: a list of queue ids as text, or other arguments for every worker).
@@ -35,11 +39,11 @@ def ask(data_dir: Path, verb: str, *, timeout: float = 60.0, **arguments: Any) -
             with one.makefile("rb") as lines:
                 line = lines.readline()
         except TimeoutError as error:
-            raise ControlError(f"the server did not answer {verb} within {timeout:g} s") from error
+            raise NoAnswer(f"the server did not answer {verb} within {timeout:g} s") from error
         except OSError as error:
-            raise ControlError(f"the server broke off while it was asked: {error.strerror}") from error
+            raise NoAnswer(f"the server broke off while it was asked: {error.strerror}") from error
     if not line.endswith(b"\n"):
-        raise ControlError(f"the server ended while it was asked to {verb}")
+        raise NoAnswer(f"the server ended while it was asked to {verb}")
     answer = json.loads(line)
     if "error" in answer:
         raise ControlError(answer["error"])
@@ -60,4 +64,4 @@ def _connect(one: socket.socket, path: Path) -> None:
             f"{path} is closed to this user: only root and the server's own user may steer it"
         ) from error
     except OSError as error:
-        raise ControlError(f"can't ask the server at {path}: {error.strerror}") from error
+        raise NoAnswer(f"can't ask the server at {path}: {error.strerror}") from error
