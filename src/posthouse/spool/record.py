@@ -1,5 +1,7 @@
 """What is written in rows besides plain columns: the envelope's rest, and the events of a message's history, as JSON."""
 
+import re
+
 import msgspec
 
 from posthouse.mail.envelope import Envelope, Origin
@@ -175,9 +177,8 @@ def outcome_of(attempted: Attempted) -> Outcome:
 
 def path_octets(path: Path) -> bytes:
     """A path as a column: the local part's octets, "@", the domain. A domain never holds "@", so this can be undone."""
-    if path.is_null:
-        return b""
-    return path.local_part + b"@" + path.domain.encode()
+    octets = b"%b@%b" % (path.local_part, path.domain.encode())
+    return octets if len(octets) > 1 else b""
 
 
 def octets_path(octets: bytes) -> Path:
@@ -188,8 +189,14 @@ def octets_path(octets: bytes) -> Path:
     return Path(local_part, domain.decode())
 
 
+_plain = re.compile(rb"[A-Za-z0-9_=+-]+(?:\.[A-Za-z0-9_=+-]+)*").fullmatch
+
+
 def path_text(path: Path) -> str:
     """A path for people, without angle brackets; "" for the null path, "postmaster" for the one without a domain."""
+    local_part, domain = path.local_part, path.domain
+    if domain and _plain(local_part):  # nearly all
+        return f"{local_part.decode()}@{domain}"
     if path.is_null:
         return ""
     try:
