@@ -54,7 +54,13 @@ def environment(*peers: str) -> Mapping[str, str]:
     libraries = [
         directory
         for root in roots
-        for pattern in ("usr/lib/*-linux-*", "lib/*-linux-*", "usr/lib/postfix", "usr/lib/dovecot")
+        for pattern in (
+            "usr/lib/*-linux-*",
+            "lib/*-linux-*",
+            "usr/lib/postfix",
+            "usr/lib/dovecot",
+            "usr/lib/dovecot/modules/old-stats",
+        )
         for directory in sorted(root.glob(pattern))
     ]
     perl = [

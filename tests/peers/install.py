@@ -3,12 +3,13 @@
 Mail servers exclude one another as system packages, and a test must not change the machine's own mail system. So nothing is
 installed: the Debian packages are downloaded and unpacked below .cache/peers (POSTHOUSE_PEERS_DIR overrides), one directory a
 peer, with the libraries that this machine lacks. Nothing starts and no maintainer script runs. Two traces stay outside: the system
-user that Debian's Exim wants to find by name, and /usr/lib/dovecot, a link to where Dovecot was unpacked.
+user that Debian's Exim wants to find by name, and the one module that Dovecot loads from a path that was compiled in.
 
 Run again, it does nothing, quickly. It wants root and apt; without root it says so and ends well, since the tests of the peers
 then skip by name. It needs no more than the standard library: it runs before anything else is there.
 """
 
+import filecmp
 import os
 import pwd
 import re
@@ -34,7 +35,7 @@ PEERS = {
 
 LIBRARY = re.compile(r"lib|perl")
 EXIM_USER = "Debian-exim"
-DOVECOT_LIBRARIES = Path("/usr/lib/dovecot")
+DOVECOT_MODULE = Path("/usr/lib/dovecot/modules/libssl_iostream_openssl.so")
 RECIPE = "3"  # goes up when what this program makes of a package changes
 
 
@@ -91,13 +92,19 @@ def make_exim_user() -> None:
         subprocess.run([*command, "--shell", "/usr/sbin/nologin", EXIM_USER], check=True)
 
 
-def link_dovecot() -> None:
-    """Dovecot loads its TLS module from a path that was compiled in. A Dovecot of the machine's own is left alone."""
-    unpacked = PEERS_DIRECTORY / "dovecot" / "usr" / "lib" / "dovecot"
-    if DOVECOT_LIBRARIES.is_symlink() and DOVECOT_LIBRARIES.readlink() != unpacked:
-        DOVECOT_LIBRARIES.unlink()  # another checkout's, perhaps gone by now
-    if not DOVECOT_LIBRARIES.exists():
-        DOVECOT_LIBRARIES.symlink_to(unpacked)
+def place_dovecot_module() -> None:
+    """Dovecot loads its TLS module from below /usr/lib, wherever it runs. A Dovecot of the machine's own is left alone."""
+    unpacked = PEERS_DIRECTORY / "dovecot" / str(DOVECOT_MODULE.relative_to("/"))
+    ours = DOVECOT_MODULE.parent / ".placed-for-tests"
+    if DOVECOT_MODULE.exists() and not ours.exists():
+        return
+    if DOVECOT_MODULE.exists() and filecmp.cmp(unpacked, DOVECOT_MODULE, shallow=False):
+        return
+    DOVECOT_MODULE.parent.mkdir(parents=True, exist_ok=True)
+    ours.touch()
+    fresh = DOVECOT_MODULE.with_name(f".{os.getpid()}")
+    shutil.copyfile(unpacked, fresh)
+    fresh.replace(DOVECOT_MODULE)
 
 
 def unpack_all() -> None:
@@ -110,7 +117,7 @@ def unpack_all() -> None:
         for peer in PEERS:
             unpack(peer)
     make_exim_user()
-    link_dovecot()
+    place_dovecot_module()
 
 
 def main() -> int:
