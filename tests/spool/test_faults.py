@@ -151,7 +151,9 @@ def test_failed_sync_of_a_content_file_ends_everything(tmp_path, monkeypatch, si
 
 
 @pytest.mark.parametrize("statement", ["COMMIT", "INSERT INTO message"])
-def test_full_disk_takes_a_batch_back_whole_and_mail_is_taken_again(tmp_path, statement):
+def test_full_disk_takes_a_batch_back_whole_and_mail_is_taken_again(tmp_path, statement, monkeypatch):
+    monkeypatch.setattr("posthouse.spool.sqlite._TICK", 0.05)
+    monkeypatch.setattr("posthouse.spool.batch.SPACE_SECONDS", 0.1)
     async def scene():
         with sqlite_spool(tmp_path / "1") as spool:
             one, two = await accept_many(spool, 2, "a@one.example", "b@two.example")
@@ -170,6 +172,7 @@ def test_full_disk_takes_a_batch_back_whole_and_mail_is_taken_again(tmp_path, st
             faulty.fails.clear()
             await _until(lambda: not spool._batches.fates and spool._batches.running is None)
             assert [(w.index, w.next_at) for w in spool.pending(one)] == [(1, NOW + 9)]
+            await _until(lambda: spool.room_for(1) is None)
             again = await accept_many(spool, 2)
             assert {w.queue_id for w in spool.due("example.net", NOW, 10)} == set(again)
             assert spool.state.messages == 4
@@ -238,7 +241,9 @@ async def _stream(spool: SqliteSpool, blocks: int) -> None:
         sink.abandon()
 
 
-def test_disk_that_really_fills_refuses_mail_keeps_what_it_has_and_goes_on(small_disk):
+def test_disk_that_really_fills_refuses_mail_keeps_what_it_has_and_goes_on(small_disk, monkeypatch):
+    monkeypatch.setattr("posthouse.spool.sqlite._TICK", 0.05)
+    monkeypatch.setattr("posthouse.spool.batch.SPACE_SECONDS", 0.1)
     limits = SpaceLimits(free_bytes=0, free_inodes=0, reserve_bytes=700_000)
 
     async def scene():

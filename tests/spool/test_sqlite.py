@@ -3,6 +3,8 @@
 import asyncio
 import os
 import sqlite3
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from posthouse.smtp.event import DotForm
 from posthouse.spool import content as content_module
 from posthouse.spool import space as space_module
 from posthouse.spool.act import Verb
-from posthouse.spool.api import ContentMissing, SpoolError, SpoolForeign, SpoolFull, SpoolLocked
+from posthouse.spool.api import ContentMissing, SpoolBroken, SpoolError, SpoolForeign, SpoolFull, SpoolLocked
 from posthouse.spool.batch import SpoolSettings
 from posthouse.spool.history import HistoryLimits
 from posthouse.spool.operate import act_without_server
@@ -396,6 +398,7 @@ def test_no_room_is_said_beforehand_and_mail_is_taken_again_by_itself(tmp_path, 
         def f_bavail(self):
             return free[0]
 
+    monkeypatch.setattr("posthouse.spool.sqlite._TICK", 0.05)
     monkeypatch.setattr(space_module.os, "statvfs", lambda _: Found())
     settings = SpoolSettings(space=SpaceLimits(free_bytes=50_000_000, free_inodes=100))
 
@@ -526,7 +529,7 @@ def test_history_counts_who_used_and_who_was_refused(tmp_path):
 def test_history_forgets_days_and_stays_in_size(tmp_path):
     day = 86_400_000
     now = [NOW]
-    settings = SpoolSettings(space=SMALL.space, history=HistoryLimits(days=3, size_bytes=1_000_000))
+    settings = SpoolSettings(space=SMALL.space, history=HistoryLimits(days=3, size_bytes=600_000))
 
     async def scene():
         with sqlite_spool(tmp_path / "1", settings=settings, clock=lambda: now[0]) as spool:
@@ -539,13 +542,13 @@ def test_history_forgets_days_and_stays_in_size(tmp_path):
                 await accept_many(spool, 1)
             assert len(list(history.glob("*.db"))) == 3
             assert events_of(tmp_path / "1", first) == []
-            for _ in range(60):  # a day that is busier than the size allows
+            for _ in range(25):  # a day that is busier than the size allows
                 await accept_many(spool, 100)
                 spool._batches.history._since_checkpoint = 1 << 20
                 spool._commit.tend()
                 spool._commit.quiesce()
             total = sum(p.stat().st_size for p in history.glob("*.db"))
-            assert total < 1_300_000
+            assert total < 900_000
             assert len(list(history.glob("*.db"))) > 3
 
     _play(scene)
@@ -608,3 +611,53 @@ def test_figures_for_metrics(tmp_path):
     spool = SqliteSpool(tmp_path / "1", 1, settings=SMALL)
     assert spool.state.messages == 1
     spool.close()
+
+
+def test_damaged_database_is_said_in_plain_words(tmp_path):
+    SqliteSpool(tmp_path / "1", 1).close()
+    (tmp_path / "1" / "queue.db").write_bytes(b"this was a database once" * 1000)
+    with pytest.raises(SpoolBroken, match=r"queue\.db: the database is damaged"):
+        SqliteSpool(tmp_path / "1", 1)
+
+
+_FIFTY = """
+import asyncio, pathlib, resource, sys
+from spooling import SMALL, envelope
+from posthouse.mail.message import Message
+from posthouse.smtp.event import DotForm
+from posthouse.spool.sqlite import SqliteSpool
+
+async def one(spool):
+    queue_id = spool.new_queue_id()
+    sink = spool.open_sink(queue_id)
+    for _ in range(400):
+        sink.write(bytes(65536))  # a new piece each, as a socket brings them
+        if sink.is_congested:
+            await sink.drained()
+        await asyncio.sleep(0)
+    content = await sink.finish(DotForm.NONE, False)
+    end = asyncio.get_running_loop().create_future()
+    spool.accept(envelope(queue_id), Message(b"", content), end.set_result)
+    assert await end is None
+
+async def main():
+    spool = SqliteSpool(pathlib.Path(sys.argv[1]), 1, loop=asyncio.get_running_loop(), settings=SMALL)
+    await asyncio.gather(*[one(spool) for _ in range(50)])
+    spool.close()
+
+asyncio.run(main())
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000)
+"""
+
+
+@pytest.mark.slow
+def test_fifty_large_messages_at_once_stay_in_bounded_memory(tmp_path):
+    found = subprocess.run(
+        [sys.executable, "-c", _FIFTY, str(tmp_path / "1")],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    assert int(found.stdout) < 100  # MB

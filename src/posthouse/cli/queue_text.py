@@ -90,7 +90,7 @@ def standing(recipient: EntryRecipient, now: int) -> str:
 def reply_line(last: Attempted) -> str:
     """What the last attempt brought: the reply as given where there is one, else our own words; and who said so."""
     said = " ".join(last.diagnostic.split()) or f"{last.status} {last.words}"
-    return f"{said} ({last.remote})" if last.remote else said
+    return f"{said} ({last.remote})" if last.remote and last.remote not in said else said
 
 
 def volume_lines(volumes: list[Volume], now: int) -> Iterator[str]:

@@ -126,7 +126,9 @@ def _submitter(origin: Origin) -> str:
         return "this server itself"
     else:
         who = origin.client + (f" ({origin.hello_name})" if origin.hello_name else "")
-    parts = [who, f"by {origin.protocol}"]
+    parts = [who]
+    if origin.protocol:
+        parts.append(f"by {origin.protocol}")
     if origin.login:
         parts.append(f"logged in as {origin.login}")
     if origin.listener:

@@ -46,6 +46,7 @@ class State(enum.StrEnum):
     QUEUED = "queued"
     """Not tried yet, or being tried for the first time."""
     DEFERRED = "deferred"
+    """Put off by an attempt, or by what is known of its next hop."""
     HELD = "held"
     BOUNCING = "bouncing"
     """To be returned to its sender as soon as a server runs."""
@@ -102,15 +103,15 @@ class Volume(msgspec.Struct, frozen=True):
 
 
 _STATES = {
-    State.QUEUED: "r.state=1 AND r.attempts=0 AND r.bounce=0",
-    State.DEFERRED: "r.state=1 AND r.attempts>0 AND r.bounce=0",
+    State.QUEUED: "r.state=1 AND r.last IS NULL AND r.bounce=0",
+    State.DEFERRED: "r.state=1 AND r.last IS NOT NULL AND r.bounce=0",
     State.HELD: "r.state=2",
     State.BOUNCING: "r.state=1 AND r.bounce=1",
 }
 _ENTRY = "SELECT arrived, size, reverse_path FROM message WHERE id=?"
 _ENTRY_RECIPIENTS = """SELECT n, forward_path, destination, state, attempts, next_at, bounce, grant_kind, grant_reason, last
 FROM recipient WHERE message=? ORDER BY n"""
-_VOLUMES = """SELECT destination, count(*), sum(state=2), sum(state=1 AND attempts>0), min(message), min(next_at)
+_VOLUMES = """SELECT destination, count(*), sum(state=2), sum(state=1 AND last IS NOT NULL), min(message), min(next_at)
 FROM recipient WHERE state<>3 GROUP BY destination"""
 
 
@@ -193,7 +194,7 @@ def find(data_dir: Path, queue_id: int) -> Entry | None:
 
 def _recipient(row: tuple[int, bytes, str, int, int, int, int, str, str, str | None]) -> EntryRecipient:
     n, path, destination, state, attempts, next_at, bounce, kind, words, last = row
-    shown = State.DEFERRED if attempts else State.QUEUED
+    shown = State.QUEUED if last is None else State.DEFERRED
     if state == SETTLED:
         shown = State.SETTLED
     elif state == HELD:

@@ -69,6 +69,13 @@ def last_outcomes(connection: sqlite3.Connection, queue_id: int) -> dict[int, Ou
 
 def load(connection: sqlite3.Connection, files: SharedFiles, queue_id: int) -> tuple[Envelope, Message]:
     """See `api.Spool.load`."""
+    try:
+        return _load(connection, files, queue_id)
+    except sqlite3.DatabaseError as error:
+        raise ContentMissing(f"message {queue_id} can't be read from the database: {error}") from error
+
+
+def _load(connection: sqlite3.Connection, files: SharedFiles, queue_id: int) -> tuple[Envelope, Message]:
     row = connection.execute(_MESSAGE, (queue_id,)).fetchone()
     if row is None:
         raise KeyError(queue_id)

@@ -111,6 +111,10 @@ def spool_error(error: sqlite3.Error | OSError, doing: str, *, is_sync: bool = F
     """
     if isinstance(error, sqlite3.Error):
         code = getattr(error, "sqlite_errorcode", 0) or 0
+        if code & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+            return SpoolBroken(
+                f"{doing}: the database is damaged ({error}); restore its directory from a back-up, or move it away"
+            )
         is_full = code & 0xFF == sqlite3.SQLITE_FULL
         name = getattr(error, "sqlite_errorname", "") or ""
         words = f"{doing}: {error}" + (f" ({name})" if name else "")

@@ -37,21 +37,6 @@ class ShardLock:
             self._fd = -1
 
 
-def is_locked(directory: Path) -> bool:
-    """Some process holds the shard now. Creates nothing."""
-    try:
-        fd = os.open(directory / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
-
-
 def shard_directories(data_dir: Path) -> list[tuple[int, Path]]:
     """(shard, directory) of every shard under a data directory, in order; empty when there is no queue yet."""
     try:
