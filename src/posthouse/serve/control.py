@@ -60,8 +60,6 @@ def _connect(one: socket.socket, path: Path) -> None:
             f"no posthouse server is running on {path.parent}: start one with `posthouse serve`"
         ) from error
     except PermissionError as error:
-        raise NoAnswer(
-            f"{path} is closed to this user: only root and the server's own user may steer it"
-        ) from error
+        raise NoAnswer(f"{path} is closed to this user: only root and the server's own user may steer it") from error
     except OSError as error:
         raise NoAnswer(f"can't ask the server at {path}: {error.strerror}") from error

@@ -107,10 +107,10 @@ def tls_contexts_of(config: Config) -> dict[int, ssl.SSLContext]:
     return contexts
 
 
-def listener_name(listener: ListenerSettings) -> str:
-    """The listener as metrics and logs name it: "192.0.2.1:25"."""
+def listener_name(listener: ListenerSettings, port: int = 0) -> str:
+    """The listener as metrics and logs name it: "192.0.2.1:25". `port` is the bound one, where the configuration says 0."""
     host = f"[{listener.host}]" if ":" in listener.host else listener.host
-    return f"{host}:{listener.port}"
+    return f"{host}:{listener.port or port}"
 
 
 def engine_settings_of(config: Config, listener: ListenerSettings | None) -> ServerSettings:
@@ -160,7 +160,7 @@ def desk_of(
 def renew_desk(desk: Desk, config: Config, listener: ListenerSettings | None, rules: Rules) -> None:
     """Puts a reloaded configuration in force for the next transactions of a listener's sessions."""
     fresh = desk_of(config, listener, rules, desk.intake, desk.clock, desk.verify)
-    desk.role, desk.hostname, desk.listener, desk.rules = fresh.role, fresh.hostname, fresh.listener, fresh.rules
+    desk.role, desk.hostname, desk.rules = fresh.role, fresh.hostname, fresh.rules
     desk.most_hops, desk.most_messages = fresh.most_hops, fresh.most_messages
 
 

@@ -147,6 +147,8 @@ class Worker:
     async def _listen(self, place: int, config: Config, sock: socket.socket, context: ssl.SSLContext | None) -> None:
         settings = None if place == wiring.LOCAL_PLACE else config.listeners[place]
         desk = wiring.desk_of(config, settings, self._rules, self._intake, clock, self._accounts.verify)
+        if settings is not None:
+            desk.listener = wiring.listener_name(settings, sock.getsockname()[1])  # port 0 has become a real one
         listening = Listening(desk, None, context)
         sock.setblocking(False)
         listening.server = await self._server.listen(sock, self._plan_of(config, settings, listening))
