@@ -94,6 +94,15 @@ def test_local_delivery_and_aliases_are_followed(trace, tmp_path):
     assert "leads to bob@dept.example.org" in shown
 
 
+def test_a_local_users_mail_to_this_host_follows_the_alias_and_a_strangers_is_refused(trace):
+    status, shown = trace("team@mx.example.org")
+    assert status == 0
+    assert "leads to ann@example.org" in shown
+    status, shown = trace("team@mx.example.org", "--client", "198.51.100.1")
+    assert status == 1
+    assert "relay-denied" in shown
+
+
 def test_connect_shows_the_dialogue_as_far_as_rcpt(trace):
     status, shown = trace("ann@dept.example.org", "--connect", "--from", "me@example.org")
     assert status == 0

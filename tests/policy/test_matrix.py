@@ -108,6 +108,10 @@ def test_the_matrix_of_no_rules_at_all_is_closed() -> None:
         ({"gateways_as_strangers": ["192.0.2.1"]}, []),
         ({"aliases": [("root", ["me@far.example"])]}, ["mail for root is now forwarded to me@far.example"]),
         ({"aliases": [("root", ["me@example.org"])]}, []),
+        (
+            {"own_name": "vm.example", "aliases": [("boss", ["root@vm.example"]), ("root", ["me@far.example"])]},
+            ["mail for boss is now forwarded to me@far.example", "mail for root is now forwarded to me@far.example"],
+        ),
         ({"postmaster": "me@example.org"}, ["mail for <postmaster> now goes to me@example.org"]),
         (
             {"recipients": ["a@example.org"]},

@@ -174,7 +174,7 @@ _RELAY = Section(
 )
 
 _ALIASES = Section(
-    "Other names for recipients. Each key is a local part (in every local domain), a whole address, or `@example.org` for all "
+    "Other names for recipients. Each key is a local part (in every local domain, and at `hostname`: cron writes to `root` there), a whole address, or `@example.org` for all "
     "of a domain that has no alias of its own; the value is an array of addresses, the address itself among them to keep "
     "a copy. `<postmaster>` without a domain is always accepted "
     "(RFC 5321 4.5.1).",
@@ -261,7 +261,12 @@ _LIMITS = Section(
         Key("recipients_trusted", "number", "1000", "Recipients of one message from a client with one."),
         Key("hops", "number", "50", "Received fields at which a message counts as looping."),
         Key("connections", "number", "10000", "Sessions at a time, of one worker."),
-        Key("connections_per_client", "number", "50", "Sessions at a time from one client address."),
+        Key(
+            "connections_per_client",
+            "number",
+            "50",
+            "Sessions at a time from one client address (IPv6: from one /64), of one worker.",
+        ),
         Key("session_messages", "number", "1000", "Messages in one session, then 421."),
         Key("errors_slow", "number", "5", "Refused commands in one session until answers are slowed."),
         Key("errors_close", "number", "10", "Refused commands in one session until it is closed with 421."),

@@ -86,7 +86,7 @@ def alias_ends(rules: Rules) -> dict[str, tuple[str, ...]]:
     keys += [(name, f"{name}@{_domain_of(local)}" if local else f"{name}@") for name in rules.aliases.names]
     for shown, key in keys:
         local_part, _, domain = key.rpartition("@")
-        ends = rules.aliases.follow(Path(local_part.encode("utf-8", "surrogateescape"), domain), rules.is_local)
+        ends = rules.aliases.follow(Path(local_part.encode("utf-8", "surrogateescape"), domain), rules.bears_names)
         if not isinstance(ends, Ring):
             away = tuple(str(end) for end in ends if not rules.is_local(end))
             if away:

@@ -21,6 +21,7 @@ def rules_of(config: Config, *, relay_enabled: bool = True) -> Rules:
             recipients_stranger=limits.recipients_stranger,
             recipients_trusted=limits.recipients_trusted,
             relay_enabled=relay_enabled,
+            own_name=config.hostname,
         )
     except RulesError as error:
         raise ConfigError(f"{config.source or 'the configuration'}: {error}") from error
