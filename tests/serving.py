@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
@@ -95,12 +95,18 @@ async def serving(
     verify: Verify = right_is_secret,
     most_per_client: int = 50,
     room_bytes: int = 1 << 40,
+    listener: str = "test",
+    open_spool: Callable[[], Any] | None = None,
     **plan: Any,
 ) -> AsyncIterator[Served]:
     kept = Kept()
-    spool = MemorySpool(0, loop=asyncio.get_running_loop(), clock=lambda: NOW, room_bytes=room_bytes)
+    spool = (
+        open_spool()
+        if open_spool
+        else MemorySpool(0, loop=asyncio.get_running_loop(), clock=lambda: NOW, room_bytes=room_bytes)
+    )
     intake = Intake(spool, kept, lambda: NOW)  # type: ignore[arg-type]
-    desk = Desk(role, "relay.test", "test", intake, compile_rules(**(rules or RULES)), lambda: NOW, verify)
+    desk = Desk(role, "relay.test", listener, intake, compile_rules(**(rules or RULES)), lambda: NOW, verify)
     engine = settings or ServerSettings("relay.test", auth_mechanisms=("PLAIN", "LOGIN"))
     if plan.get("tls") is not None and not plan.get("implicit_tls"):
         engine = msgspec.structs.replace(engine, starttls=True)

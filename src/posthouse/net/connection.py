@@ -205,6 +205,8 @@ class ServerProtocol(asyncio.Protocol):
             self.engine.receive_data(data)
             if self._turn is None:
                 self._pump()
+            else:
+                self._steer_reading()
 
     def eof_received(self) -> bool:
         """The client has half-closed: what it asked is still answered."""

@@ -305,12 +305,13 @@ class ServerConnection:
             return self._outbox.refuse(line, UNKNOWN_COMMAND)
         greeted = Greeted(command.verb, command.name)
         self._outbox.say(self._standing.hello(command.verb))
+        too_many = self._outbox.note_idle(line)
         if self._phase <= Phase.READY:
             self._enter(Cause.HELLO)
-            return greeted
+            return too_many or greeted
         self._forget_transaction(Cause.HELLO)
         self._events.append(greeted)
-        return TransactionReset()
+        return too_many or TransactionReset()
 
     def _on_mail(self, line: bytes, command: Mail) -> _Happened:
         settings = self._settings
