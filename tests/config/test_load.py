@@ -252,7 +252,7 @@ MISTAKES = {
     "command with a wrong field": (
         ROUTE + 'to = "pipe:"\ncommand = ["/bin/cat", "{sender}"]',
         4,
-        "only {local_part} and {domain}",
+        "only {local_part}, {domain}, {forward_path}, {reverse_path}, {queue_id} can be",
     ),
     "command chosen by the recipient": (
         ROUTE + 'to = "pipe:"\ncommand = ["/bin/{local_part}"]',

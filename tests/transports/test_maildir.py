@@ -61,6 +61,15 @@ def test_a_large_content_comes_from_its_file_whole(tmp_path: Path) -> None:
     assert message.endswith(b"x" * 77 + b"\n" * 300_001 + b".last\n")
 
 
+def test_what_was_in_the_mailbox_before_is_a_loop_and_in_another_is_none(tmp_path: Path) -> None:
+    body = b"Received: x\r\nDelivered-To: ann@example.net\r\n\r\nDelivered-To: bob@example.net\r\n"
+    outcomes = deliver(tmp_path / "{local_part}", attempt("ann@example.net", "bob@example.net", body=body))
+    assert [type(outcome) for outcome in outcomes] == [Failed, Delivered]
+    assert (outcomes[0].status, outcomes[0].reason.slug) == ("5.4.6", "mail-loop")
+    assert stored(tmp_path / "ann") == []
+    assert len(stored(tmp_path / "bob")) == 1
+
+
 def test_a_content_cut_short_is_deferred_and_leaves_nothing(tmp_path: Path) -> None:
     source = tmp_path / "content"
     source.write_bytes(b"short")

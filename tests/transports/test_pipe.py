@@ -1,5 +1,6 @@
 """Delivery to a program: what it is given, and what its end means."""
 
+import ast
 import asyncio
 import os
 import signal
@@ -12,7 +13,7 @@ import pytest
 from posthouse.mail.message import ContentFile
 from posthouse.mail.outcome import Deferred, Delivered, Failed, Outcome
 from posthouse.smtp.event import DotForm
-from posthouse.transports.api import Attempt, Closed
+from posthouse.transports.api import COMMAND_FIELDS, Attempt, Closed
 from posthouse.transports.pipe import PipeSettings, PipeTransport
 from transport_cases import ListFeed, attempt
 
@@ -22,7 +23,7 @@ SAVE_ARGUMENTS = "import sys; open(sys.argv[1], 'a').write(repr(sys.argv[2:]) + 
 
 def deliver(command: tuple[str, ...], *attempts: Attempt, seconds: float = 20.0) -> list[Outcome]:
     feed = ListFeed(*attempts)
-    end = asyncio.run(PipeTransport(PipeSettings(command, "mx.example.net", seconds)).run(feed))
+    end = asyncio.run(PipeTransport(PipeSettings(command, seconds)).run(feed))
     assert end == Closed(len(attempts))
     feed.assert_all_reported()
     return [outcome for each in attempts for outcome in feed.of(each)]
@@ -51,12 +52,26 @@ def test_a_large_message_reaches_a_slow_reader_whole(tmp_path: Path) -> None:
 def test_placeholders_are_filled_within_arguments_and_no_shell_sees_them(tmp_path: Path) -> None:
     command = (
         sys.executable, "-c", SAVE_ARGUMENTS, str(tmp_path / "got"),
-        "list-{local_part}", "{domain}", "{forward_path}", "{sender}", "$HOME `id`", "{unknown}", "{queue_id}",
+        "list-{local_part}", "{domain}", "{forward_path}", "{reverse_path}", "$HOME `id`", "{unknown}", "{queue_id}",
     )  # fmt: skip
     deliver(command, attempt("a+b@example.net", reverse_path="x;rm -rf@example.org", queue_id=31))
     assert (tmp_path / "got").read_text() == repr(
         ["list-a+b", "example.net", "a+b@example.net", '"x;rm -rf"@example.org', "$HOME `id`", "{unknown}", "10"]
     ) + "\n"  # fmt: skip
+
+
+def test_every_field_that_a_configuration_may_name_is_filled(tmp_path: Path) -> None:
+    fields = [f"{{{name}}}" for name in COMMAND_FIELDS]
+    deliver((sys.executable, "-c", SAVE_ARGUMENTS, str(tmp_path / "got"), *fields), attempt())
+    assert not set(fields) & set(ast.literal_eval((tmp_path / "got").read_text()))
+
+
+def test_what_was_in_the_mailbox_before_is_a_loop_and_reaches_no_program(tmp_path: Path) -> None:
+    body = b"delivered-to: <User@example.net>\r\nSubject: round and round\r\n\r\nHello.\r\n"
+    (outcome,) = deliver((sys.executable, "-c", SAVE, str(tmp_path / "got")), attempt(body=body))
+    assert isinstance(outcome, Failed)
+    assert (outcome.status, outcome.reason.slug) == ("5.4.6", "mail-loop")
+    assert not (tmp_path / "got").exists()
 
 
 def test_each_recipient_has_its_own_process(tmp_path: Path) -> None:

@@ -174,9 +174,9 @@ _RELAY = Section(
 )
 
 _ALIASES = Section(
-    "Other names for recipients. Each key is a local part (in every local domain, and at `hostname`: cron writes to `root` there), a whole address, or `@example.org` for all "
-    "of a domain that has no alias of its own; the value is an array of addresses, the address itself among them to keep "
-    "a copy. `<postmaster>` without a domain is always accepted "
+    "Other names for recipients. Each key is a local part (in every local domain, and at `hostname`: cron writes to `root` "
+    "there), a whole address, or `@example.org` for all of a domain that has no alias of its own; the value is an array of "
+    "addresses, the address itself among them to keep a copy. `<postmaster>` without a domain is always accepted "
     "(RFC 5321 4.5.1).",
     (),
 )
@@ -227,7 +227,8 @@ _ROUTE = Section(
             "command",
             "arguments",
             "needed by pipe:",
-            "The program and its arguments, never a shell. `{local_part}` and `{domain}` are filled in.",
+            "The program and its arguments, never a shell. `{local_part}`, `{domain}`, `{forward_path}`, `{reverse_path}` (empty for "
+            "notices) and `{queue_id}` are filled in.",
         ),
         Key("concurrency", "number", "20", "The most connections to one site at a time."),
     ),

@@ -8,8 +8,9 @@ from posthouse.config.next_hop import next_hop_in
 from posthouse.config.settings import LoginSettings, RouteSettings
 from posthouse.config.table import Table
 from posthouse.relay.route import HopKind, parse_hop
+from posthouse.transports.api import COMMAND_FIELDS
 
-_FIELDS = ("{local_part}", "{domain}")
+_FIELDS = tuple(f"{{{name}}}" for name in COMMAND_FIELDS)
 
 
 def read_route(table: Table, directory: Path) -> RouteSettings:
@@ -67,7 +68,7 @@ def _argument(value: object) -> str:
     for field in _FIELDS:
         rest = rest.replace(field, "")
     if "{" in rest or "}" in rest:
-        raise ValueError(f"has {value!r}: only {{local_part}} and {{domain}} can be filled in")
+        raise ValueError(f"has {value!r}: only {', '.join(_FIELDS)} can be filled in")
     return value
 
 

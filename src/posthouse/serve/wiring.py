@@ -211,7 +211,7 @@ def transports_of(config: Config) -> Callable[[NextHop], Transport]:
             case HopKind.MAILDIR:
                 return MaildirTransport(MaildirSettings(hop.path, own_name))
             case HopKind.PIPE:
-                return PipeTransport(PipeSettings(route.command, own_name))
+                return PipeTransport(PipeSettings(route.command))
             case _:
                 return SmtpTransport(smtp_settings_of(next_hop, own_name))
 

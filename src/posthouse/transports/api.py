@@ -26,6 +26,10 @@ class TlsMode(enum.StrEnum):
     NEVER = "never"
 
 
+COMMAND_FIELDS = ("local_part", "domain", "forward_path", "reverse_path", "queue_id")
+"""What `{...}` in the arguments of a program may name."""
+
+
 class Login(msgspec.Struct, frozen=True):
     """What we say to a next hop that wants to know us."""
 
@@ -40,7 +44,7 @@ class Attempt(msgspec.Struct, frozen=True, eq=False):
     """One try to hand one message to one next hop for some of its recipients.
 
     `indices` are the recipients' places in `envelope.recipients`. `reverse_path` may differ from the envelope's when the
-    route rewrites it. `read` gives the content when it isn't in memory.
+    route rewrites it.
     """
 
     envelope: Envelope

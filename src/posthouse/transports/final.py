@@ -1,11 +1,15 @@
-"""Final delivery, as Maildir and pipe share it (RFC 5321 4.4): Return-Path in front, local line ends, a safe local part."""
+"""Final delivery, as Maildir and pipe share it (RFC 5321 4.4): no loops, Return-Path in front, local line ends, safe local parts."""
 
 import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from posthouse.mail.header import header_of_pieces, was_delivered_to
 from posthouse.mail.message import Content
+from posthouse.mail.outcome import Failed
+from posthouse.mail.reason import Reason, Slug
+from posthouse.mail.trace import delivered_to_field, mailbox_octets, return_path_field
 from posthouse.smtp.address import Path
 from posthouse.smtp.dots import unstuffer
 from posthouse.smtp.event import DotForm
@@ -31,9 +35,13 @@ def fill(template: str, values: Mapping[str, str]) -> str:
     return _placeholder.sub(lambda match: values.get(match[1], match[0]), template)
 
 
-def delivery_header(attempt: Attempt, forward_path: Path) -> bytes:
-    """What final delivery puts in front, lines ended by CRLF: Return-Path (RFC 5321 4.4) and Delivered-To."""
-    return b"Return-Path: <%s>\r\nDelivered-To: %s\r\n" % (attempt.reverse_path.encode(), forward_path.encode())
+def find_loop(attempt: Attempt, forward_path: Path) -> Failed | None:
+    """Failed when a Delivered-To field says that the message has been in this mailbox before. ContentUnreadable."""
+    header = header_of_pieces(_stored_pieces(attempt.message.content))
+    if not was_delivered_to(header, mailbox_octets(forward_path)):
+        return None
+    words = f"it has been delivered to {forward_path} before, so something sends it back here; look for a forwarding"
+    return Failed("5.4.6", Reason(Slug.MAIL_LOOP, words))
 
 
 def local_pieces(attempt: Attempt, forward_path: Path) -> Iterator[bytes]:
@@ -42,7 +50,8 @@ def local_pieces(attempt: Attempt, forward_path: Path) -> Iterator[bytes]:
     Raises ContentUnreadable. Reads a large content chunk by chunk.
     """
     content = attempt.message.content
-    yield (delivery_header(attempt, forward_path) + attempt.message.trace).replace(b"\r\n", b"\n")
+    front = return_path_field(attempt.reverse_path) + delivered_to_field(forward_path) + attempt.message.trace
+    yield front.replace(b"\r\n", b"\n")
     turn = unstuffer().turn if content.dots is DotForm.STUFFED else None
     held = b""
     for stored in _stored_pieces(content):

@@ -18,7 +18,7 @@ from posthouse.mail.outcome import Deferred, Delivered, Failed, Outcome
 from posthouse.mail.reason import Reason, Slug
 from posthouse.smtp.address import Path as MailPath
 from posthouse.transports.api import Attempt, Closed, Feed, Unavailable
-from posthouse.transports.final import ContentUnreadable, fill, local_pieces, safe_local_part
+from posthouse.transports.final import ContentUnreadable, fill, find_loop, local_pieces, safe_local_part
 
 _FULL: Final = {errno.ENOSPC: "4.3.1", errno.EDQUOT: "4.2.2"}
 _LAST_WORD_SECONDS: Final = 5.0
@@ -76,6 +76,8 @@ def _deliver_to(attempt: Attempt, forward_path: MailPath, settings: MaildirSetti
         return Failed("5.1.1", Reason(Slug.MAILBOX_UNAVAILABLE, words))
     try:
         _make(maildir)
+        if loop := find_loop(attempt, forward_path):
+            return loop
         name = _write(attempt, forward_path, maildir, settings.host_name)
     except ContentUnreadable as error:
         words = f"the content cannot be read from the spool ({error}); look at the disk"

@@ -18,7 +18,7 @@ from posthouse.mail.outcome import Deferred, Delivered, Failed, Outcome
 from posthouse.mail.reason import Reason, Slug
 from posthouse.smtp.address import Path as MailPath
 from posthouse.transports.api import Attempt, Closed, Feed, Unavailable
-from posthouse.transports.final import ContentUnreadable, fill, local_pieces, safe_local_part
+from posthouse.transports.final import ContentUnreadable, fill, find_loop, local_pieces, safe_local_part
 
 OUTPUT_OCTETS: Final = 2048
 _LAST_WORDS_SECONDS: Final = 1.0
@@ -44,12 +44,11 @@ _SYSEXITS: Final[dict[int, tuple[str, str]]] = {
 
 
 class PipeSettings(msgspec.Struct, frozen=True):
-    """`command` is the argument vector; `{local_part}`, `{domain}`, `{forward_path}`, `{reverse_path}` (also `{sender}`, empty
-    for notifications) and `{queue_id}` in it are filled. `time_limit_seconds` is for one process, as Postfix has it.
+    """`command` is the argument vector, the COMMAND_FIELDS in it to be filled (`{reverse_path}` is empty for notifications).
+    `time_limit_seconds` is for one process, as Postfix has it.
     """
 
     command: tuple[str, ...]
-    host_name: str = "localhost"
     time_limit_seconds: float = 1000.0
 
 
@@ -80,6 +79,8 @@ class PipeTransport:
             return arguments
         program = _Program(arguments)
         try:
+            if loop := find_loop(attempt, forward_path):
+                return loop
             async with asyncio.timeout(self._settings.time_limit_seconds):
                 await program.start()
                 await program.hear(local_pieces(attempt, forward_path))
@@ -111,7 +112,6 @@ def arguments_for(command: Sequence[str], attempt: Attempt, forward_path: MailPa
         "domain": forward_path.domain,
         "forward_path": f"{local_part}@{forward_path.domain}" if forward_path.domain else local_part or "",
         "reverse_path": reverse_path,
-        "sender": reverse_path,
         "queue_id": attempt.envelope.id_text,
     }
     arguments = [fill(part, values) for part in command]
