@@ -16,7 +16,6 @@ from posthouse.mail.trace import (
     delivered_to_field,
     mailbox_octets,
     protocol_keyword,
-    received_field,
     return_path_field,
 )
 from posthouse.smtp.address import NULL_PATH, Path
@@ -24,6 +23,10 @@ from posthouse.smtp.event import Verb
 
 NOW = 1_795_559_554_321  # Tue, 24 Nov 2026 22:32:34 UTC
 BOB = Path(b"bob", "example.org")
+
+
+def received_field(origin: Origin, queue_id: str, forward_path: Path | None = None) -> bytes:
+    return TraceWriter("mx.example.org", origin).received(queue_id, NOW, forward_path)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +53,7 @@ def test_received_of_a_client_with_tls_and_login_names_no_login() -> None:
     origin = Origin(
         "192.0.2.7", "ESMTPSA", hello_name="client.example.net", login="ann", tls="TLSv1.3 TLS_AES_256_GCM_SHA384"
     )
-    assert received_field("mx.example.org", origin, "1abc", NOW, BOB) == (
+    assert received_field(origin, "1abc", BOB) == (
         b"Received: from client.example.net ([192.0.2.7])\r\n"
         b"\t(TLSv1.3 TLS_AES_256_GCM_SHA384)\r\n"
         b"\tby mx.example.org with ESMTPSA id 1abc\r\n"
@@ -60,7 +63,7 @@ def test_received_of_a_client_with_tls_and_login_names_no_login() -> None:
 
 
 def test_received_of_several_recipients_names_none() -> None:
-    field = received_field("mx.example.org", Origin("2001:db8::7", "ESMTP", hello_name="[IPv6:2001:db8::7]"), "1", NOW)
+    field = received_field(Origin("2001:db8::7", "ESMTP", hello_name="[IPv6:2001:db8::7]"), "1")
     assert field == (
         b"Received: from [IPv6:2001:db8::7] ([IPv6:2001:db8::7])\r\n"
         b"\tby mx.example.org with ESMTP id 1;\r\n"
@@ -69,13 +72,13 @@ def test_received_of_several_recipients_names_none() -> None:
 
 
 def test_received_of_a_local_user_names_the_uid() -> None:
-    assert received_field("mx.example.org", Origin("", "ESMTP", local_uid=1000), "1", NOW) == (
+    assert received_field(Origin("", "ESMTP", local_uid=1000), "1") == (
         b"Received: by mx.example.org (Posthouse, from userid 1000)\r\n\tid 1;\r\n\tTue, 24 Nov 2026 22:32:34 +0000\r\n"
     )
 
 
 def test_received_of_our_own_notification_names_nobody() -> None:
-    field = received_field("mx.example.org", Origin("", "ESMTP"), "1", NOW, BOB)
+    field = received_field(Origin("", "ESMTP"), "1", BOB)
     assert field == (
         b"Received: by mx.example.org (Posthouse)\r\n\tid 1\r\n\tfor <bob@example.org>;\r\n"
         b"\tTue, 24 Nov 2026 22:32:34 +0000\r\n"
@@ -85,7 +88,7 @@ def test_received_of_our_own_notification_names_nobody() -> None:
 @given(st.text(max_size=400), st.text(max_size=60), st.binary(max_size=80))
 def test_nothing_that_a_client_says_gets_out_of_its_place(hello_name: str, tls: str, local_part: bytes) -> None:
     origin = Origin("192.0.2.7", "UTF8SMTPS", hello_name=hello_name, tls=tls)
-    field = received_field("mx.example.org", origin, "1abc", NOW, Path(local_part, "example.org"))
+    field = received_field(origin, "1abc", Path(local_part, "example.org"))
     assert field.endswith(b"\r\n")
     lines = field[:-2].split(b"\r\n")
     assert lines[0].startswith(b"Received: from ")

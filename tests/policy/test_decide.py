@@ -15,7 +15,6 @@ from posthouse.policy.decide import (
     expand,
     grant_notification,
     has_routing_trick,
-    relaying_right,
     restore_grant,
 )
 from posthouse.policy.facts import Facts, Role, Unknown
@@ -303,13 +302,6 @@ def test_a_reply_holds_no_octet_of_the_client_that_could_break_it() -> None:
         assert line.count(b"\r\n") == 1
         assert line.isascii()
         assert all(32 <= octet < 127 for octet in line[:-2])
-
-
-def test_the_right_alone_is_told_without_a_decision() -> None:
-    away = parse_mailbox(b"user@example.net")
-    assert kind(relaying_right(Facts(Role.RELAY, ip_address(TRUSTED), away), RULES)) is GrantKind.TRUSTED_NETWORK
-    for client in (ip_address(STRANGER), Unknown.NOT_YET, Unknown.NOT_LEARNABLE):
-        assert relaying_right(Facts(Role.RELAY, client, away), RULES) is None
 
 
 def test_our_own_notifications_go_anywhere_but_not_to_nobody() -> None:

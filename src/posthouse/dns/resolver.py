@@ -133,10 +133,6 @@ class Resolver:
         """The AAAA records of a name."""
         return await self._lookup(name, dns.rdatatype.AAAA)
 
-    def forget(self) -> None:
-        """Empties the cache."""
-        self._cache.clear()
-
     def close(self) -> None:
         """Ends the questions under way; who waits for one is cancelled."""
         for task in self._asking.values():

@@ -52,9 +52,8 @@ class Slug(enum.StrEnum):
     COMMAND_FAILED = "command-failed"
     DELETED_BY_OPERATOR = "deleted-by-operator"
     BOUNCED_BY_OPERATOR = "bounced-by-operator"
-    HELD = "held"
-    POISONED = "poisoned"
     CONTENT_DAMAGED = "content-damaged"
+    SPOOL_BUSY = "spool-busy"
     CONFIGURATION = "configuration"
     ADDRESS_UNUSABLE = "address-unusable"
 

@@ -79,11 +79,6 @@ class TraceWriter:
         return b"%b %b;\r\n\t%b\r\n" % (self._head, queue_id.encode(), date)
 
 
-def received_field(hostname: str, origin: Origin, queue_id: str, now: int, forward_path: Path | None = None) -> bytes:
-    """One Received field, for callers without a session: see TraceWriter."""
-    return TraceWriter(hostname, origin).received(queue_id, now, forward_path)
-
-
 def return_path_field(reverse_path: Path) -> bytes:
     """The Return-Path field, written at final delivery and nowhere else (RFC 5321 4.4)."""
     return b"Return-Path: <%b>\r\n" % mailbox_octets(reverse_path)

@@ -220,11 +220,6 @@ def exception(event: str, caught: BaseException, **fields: Any) -> None:
     error(event, error=f"{type(caught).__name__}: {caught}", where=where, **fields)
 
 
-def is_debug() -> bool:
-    """Whether debug events are written, for callers whose fields are costly to make."""
-    return _threshold <= Level.DEBUG
-
-
 def dropped() -> int:
     """Lines lost because the reader of the log was too slow or gone."""
     return _writer.dropped

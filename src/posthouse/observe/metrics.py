@@ -233,7 +233,7 @@ bounces: Counter[str] = Counter(
 )
 queue_recipients = Gauge("queue_recipients", "Recipients waiting in the queue, those being tried included.")
 queue_messages = Gauge("queue_messages", "Messages in the queue.")
-queue_held = Gauge("queue_held", "Recipients in the queue that are held by the operator or by relay off.")
+queue_held = Gauge("queue_held", "Recipients in the queue that an operator holds.")
 queue_oldest_seconds = Gauge("queue_oldest_seconds", "Age of the oldest message in the queue.", merge=Merge.MAX)
 sync_seconds = Histogram("sync_seconds", "Time one commit of the spool took, its sync included.", _SECONDS)
 commit_messages = Histogram(

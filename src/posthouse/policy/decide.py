@@ -77,15 +77,6 @@ def has_routing_trick(path: Path) -> bool:
     return len(path.local_part.translate(None, ROUTING_CHARACTERS)) != len(path.local_part)
 
 
-def relaying_right(facts: Facts, rules: Rules) -> Grant | None:
-    """The grant by which this client may send to anywhere, whatever the forward-path; None for a stranger.
-
-    Not a decision: it does not know the relay option and counts nothing. Sessions choose their limits by it.
-    """
-    right = _find_right(facts, rules)
-    return right if isinstance(right, Grant) else None
-
-
 def _find_right(facts: Facts, rules: Rules) -> Grant | Unknown | None:
     if facts.role is Role.LOCAL:
         return _local_user(facts.local_uid) if facts.local_uid >= 0 else None

@@ -35,7 +35,6 @@ class Intake:
         self.spool = spool
         self._scheduler = scheduler
         self._clock = clock
-        self.under_way = 0
 
     def room_for(self, size_bytes: int) -> SpoolError | None:
         """None when a message of that size may come, else why not."""
@@ -64,10 +63,8 @@ class Intake:
             parameters.envelope_id,
         )
         message = Message(trace, content)
-        self.under_way += 1
 
         def durable(error: SpoolError | None, /) -> None:
-            self.under_way -= 1
             if error is None:
                 _tell_accepted(envelope, message)
                 accepted(envelope, None)

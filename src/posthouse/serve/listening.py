@@ -22,7 +22,6 @@ class Place(msgspec.Struct, frozen=True):
     port: int
     bound_port: int
     sockets: tuple[socket.socket, ...]
-    is_inherited: bool = False
 
     @property
     def text(self) -> str:
@@ -144,7 +143,7 @@ def _open(listeners: tuple[ListenerSettings, ...], workers: int, inherited: list
             shared = activation.take_matching(wanted.host, wanted.port, inherited)
             sockets = (shared,) if shared else tuple(listen(wanted.host, wanted.port, workers))
             bound = int(sockets[0].getsockname()[1])
-            places.append(Place(wanted.host, wanted.port, bound, sockets, is_inherited=shared is not None))
+            places.append(Place(wanted.host, wanted.port, bound, sockets))
     except BaseException:
         for place in places:
             place.close()

@@ -32,13 +32,12 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """The usage of a period; times are milliseconds since 1970. `can_tell_new` is False when the history is too short."""
+    """The usage of a period; times are milliseconds since 1970. Nobody is new when the history is too short to tell."""
 
     since: int
     until: int
     lines: tuple[Line, ...]
     refusals: tuple[Refusals, ...]
-    can_tell_new: bool
 
 
 def gather(data_dir: Path, since: int, until: int) -> Report:
@@ -57,7 +56,7 @@ def gather(data_dir: Path, since: int, until: int) -> Report:
         )
         for row in usage(data_dir, since, until)
     )
-    return Report(since, until, lines, tuple(refusals(data_dir, since, until)), can_tell_new=bool(before))
+    return Report(since, until, lines, tuple(refusals(data_dir, since, until)))
 
 
 def describe(report: Report, most: int) -> list[str]:

@@ -26,7 +26,6 @@ DOMAIN = rb"%s(?:\.%s)*+" % (LABEL, LABEL)
 
 _common_mailbox = re.compile(rb"(%s)@(%s)" % (DOT_STRING, DOMAIN)).fullmatch
 _dot_string = re.compile(rb"[%s\x80-\xff]++(?:\.[%s\x80-\xff]++)*+" % (ATEXT, ATEXT)).fullmatch
-_ascii_dot_string = re.compile(DOT_STRING).fullmatch
 _quoted_string = re.compile(rb'"((?:[\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\x20-\x7e])*+)"').match
 _domain = re.compile(DOMAIN).fullmatch
 _source_route = re.compile(rb"@[^@,:]++(?:,@[^@,:]++)*+:").match
@@ -63,11 +62,6 @@ class Path(msgspec.Struct, frozen=True):
     def is_ascii(self) -> bool:
         """A next hop needs no SMTPUTF8 to take this path; a domain given in U-labels is held in A-labels anyway."""
         return self.local_part.isascii()
-
-    @property
-    def is_literal(self) -> bool:
-        """The domain is an address literal (RFC 5321 4.1.3)."""
-        return self.domain.startswith("[")
 
     def encode(self) -> bytes:
         """The path's octets without its angle brackets, quoted where the grammar asks for it; b"" for the null path.

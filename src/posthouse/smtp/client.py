@@ -14,7 +14,7 @@ import enum
 import re
 
 from posthouse.smtp.address import AddressError, Path
-from posthouse.smtp.command import Auth, Bdat, Command, Hello, Mail, Rcpt, Simple
+from posthouse.smtp.command import DATA, QUIT, RSET, STARTTLS, Auth, Bdat, Command, Hello, Mail, Rcpt
 from posthouse.smtp.dots import stuffer
 from posthouse.smtp.driving import LocalProtocolError
 from posthouse.smtp.event import (
@@ -49,7 +49,6 @@ class Asked(enum.StrEnum):
     CONTENT = "content"
     BDAT = "bdat"
     RSET = "rset"
-    NOOP = "noop"
     QUIT = "quit"
     VERBATIM = "verbatim"
 
@@ -99,7 +98,7 @@ class ProtocolBroken(Event, frozen=True):
 ClientEvent = Answered | Farewell | ProtocolBroken
 
 _MAIL, _RCPT, _CONTENT, _VERBATIM = Asked.MAIL, Asked.RCPT, Asked.CONTENT, Asked.VERBATIM
-_MUST_BE_LAST = frozenset({Asked.HELLO, Asked.STARTTLS, Asked.AUTH, Asked.DATA, Asked.QUIT, Asked.NOOP, Asked.GREETING})
+_MUST_BE_LAST = frozenset({Asked.HELLO, Asked.STARTTLS, Asked.AUTH, Asked.DATA, Asked.QUIT, Asked.GREETING})
 _POSITIVE = {
     Asked.GREETING: frozenset({220}),
     Asked.HELLO: frozenset({250}),
@@ -119,7 +118,7 @@ _TIMEOUTS = {
 _hello_name = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII).fullmatch
 _written_domain = re.compile(r"[A-Za-z0-9_.-]*|\[[A-Za-z0-9:.-]+\]", re.ASCII).fullmatch
 _breaks_line = re.compile(rb"[\r\n\0]").search
-_DATA, _RSET, _NOOP, _QUIT, _STARTTLS = (Simple(verb).encode() for verb in ("DATA", "RSET", "NOOP", "QUIT", "STARTTLS"))
+_DATA, _RSET, _QUIT, _STARTTLS = (command.encode() for command in (DATA, RSET, QUIT, STARTTLS))
 _END_OF_DATA = b".\r\n"
 _IN_CLEAR = "octets in the clear after STARTTLS"
 
@@ -243,10 +242,6 @@ class ClientConnection:
     def rset(self) -> None:
         """RSET."""
         self._say(Asked.RSET, _RSET)
-
-    def noop(self) -> None:
-        """NOOP."""
-        self._say(Asked.NOOP, _NOOP)
 
     def quit(self) -> None:
         """QUIT."""

@@ -137,10 +137,8 @@ class Simple(Command, frozen=True):
 
 DATA = Simple("DATA")
 RSET = Simple("RSET")
-NOOP = Simple("NOOP")
 QUIT = Simple("QUIT")
 STARTTLS = Simple("STARTTLS")
-HELP = Simple("HELP")
 
 UNKNOWN_COMMAND = reply(500, "5.5.1", "Command not recognised")
 NOT_IMPLEMENTED = reply(502, "5.5.1", "Command not implemented")

@@ -105,11 +105,6 @@ class ReplyReader:
         self._known: dict[bytes, Reply] = {}
 
     @property
-    def buffered_bytes(self) -> int:
-        """Octets received and not yet given out as a reply, the lines of an unfinished reply left out."""
-        return len(self._buffer)
-
-    @property
     def is_between_replies(self) -> bool:
         """Nothing has come in beyond the replies given out."""
         return not self._buffer and not self._lines
