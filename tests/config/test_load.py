@@ -380,6 +380,10 @@ def test_an_unusable_file_is_one_sentence(tmp_path):
 def test_a_password_that_may_go_in_the_clear_is_worth_a_warning():
     route = ROUTE + 'to = "smtp://smart.example.net"\ntls = "never"\nlogin = { user = "u", password_file = "p" }\n'
     assert "in the clear" in find_warnings(load(route))[0]
+    for safe in (("smtp://", "smtps://"), ("smart.example.net", "127.0.0.1"), ("never", "opportunistic")):
+        assert find_warnings(load(route.replace(*safe))) == []
+    second = route.replace('"smtp://smart.example.net"', '["smtps://a.example.net", "smtp://b.example.net"]')
+    assert [words for words in find_warnings(load(second)) if "smtp://b.example.net:25" in words]
     assert find_warnings(default_config()) == []
     submission = '[[listener]]\naddress = "0.0.0.0:587"\nrole = "submission"\n'
     assert "has no tls" in find_warnings(load(submission))[0]

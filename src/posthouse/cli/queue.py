@@ -14,20 +14,19 @@ from posthouse.cli.options import ExitStatus, config_option, fail, json_option, 
 from posthouse.config import find_local
 from posthouse.config.values import duration
 from posthouse.mail.envelope import parse_queue_id, queue_id_text
-from posthouse.mail.message import Content
+from posthouse.mail.header import header_of_pieces
 from posthouse.relay.route import RouteError, parse_hop
 from posthouse.serve.control import ControlError, ServerNotRunning, ask
-from posthouse.smtp.dots import unstuffer
-from posthouse.smtp.event import DotForm
 from posthouse.spool import inspect
 from posthouse.spool.act import Verb
 from posthouse.spool.api import SpoolError
+from posthouse.spool.clock import wall_clock
 from posthouse.spool.inspect import Filter, State
 from posthouse.spool.operate import act_without_server, become_owner
+from posthouse.transports.final import plain_pieces
 
 F = TypeVar("F", bound=Callable[..., Any])
 _AT_ONCE = 500  # messages of one request to the server: an answer within a moment each
-_HEADER_MAX = 262_144
 _STATES = [state.value for state in State if state is not State.SETTLED]
 
 
@@ -54,7 +53,7 @@ def filter_options(command: F) -> F:
     def gathered(**values: Any) -> Any:
         destination, reverse_path = values.pop("destination"), values.pop("reverse_path")
         older, newer, state = values.pop("older"), values.pop("newer"), values.pop("state")
-        now = queue_text.now_ms()
+        now = wall_clock()
         which = Filter(
             destination.lower() if "://" not in destination else destination,
             reverse_path,
@@ -114,7 +113,7 @@ def list_(wanted: Wanted, limit: int, after: str, summary: bool, config_path: Pa
     if not page:
         click.echo("No queued message matches." if wanted.is_set or after else "The queue is empty.")
         return ExitStatus.DONE
-    now = queue_text.now_ms()
+    now = wall_clock()
     click.echo(f"{'QUEUE-ID':<14} {'SIZE':>7}  {'AGE':>6}  REVERSE-PATH")
     for entry in page:
         _print_lines(queue_text.entry_lines(entry, now))
@@ -136,7 +135,7 @@ def _print_summary(data_dir: Path, as_json: bool) -> int:
     elif not volumes:
         click.echo("The queue is empty.")
     else:
-        _print_lines(queue_text.volume_lines(volumes, queue_text.now_ms()))
+        _print_lines(queue_text.volume_lines(volumes, wall_clock()))
     return ExitStatus.DONE
 
 
@@ -162,7 +161,7 @@ def show(queue_id: str, headers: bool, content: bool, config_path: Path | None, 
                 sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()
             return ExitStatus.DONE
-        now = queue_text.now_ms()
+        now = wall_clock()
         _print_lines(queue_text.entry_lines(entry, now))
         _print_lines(f"    {r.forward_path}: let in by {r.grant}: {r.words}" for r in entry.recipients)
         if headers:
@@ -182,13 +181,7 @@ def _show_json(entry: inspect.Entry, pieces: Iterator[bytes], headers: bool, con
 
 
 def _header(pieces: Iterator[bytes]) -> bytes:
-    found = b""
-    for piece in pieces:
-        found += piece
-        header, end, _ = found.partition(b"\r\n\r\n")
-        if end or len(found) > _HEADER_MAX:
-            return header[:_HEADER_MAX]
-    return found
+    return header_of_pieces(pieces).removesuffix(b"\r\n")
 
 
 def _message(data_dir: Path, queue_id: int) -> Iterator[bytes]:
@@ -198,21 +191,7 @@ def _message(data_dir: Path, queue_id: int) -> Iterator[bytes]:
     except KeyError:
         return
     yield message.trace
-    turn = unstuffer().turn if message.content.dots is DotForm.STUFFED else bytes
-    for piece in _stored_pieces(message.content):
-        yield turn(piece)
-
-
-def _stored_pieces(content: Content) -> Iterator[bytes]:
-    if content.file is None:
-        yield from content.pieces
-        return
-    left = content.file.length
-    with Path(content.file.path).open("rb") as file:
-        file.seek(content.file.offset)
-        while left and (piece := file.read(min(left, 1 << 20))):
-            left -= len(piece)
-            yield piece
+    yield from plain_pieces(message.content)
 
 
 _HELP = {

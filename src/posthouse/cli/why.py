@@ -11,7 +11,6 @@ from posthouse.cli.queue_text import (
     address,
     attempt_json,
     local_time,
-    now_ms,
     printable,
     reply_line,
     size,
@@ -22,6 +21,7 @@ from posthouse.config import find_local
 from posthouse.mail.envelope import Origin, parse_queue_id, queue_id_text, shard_of
 from posthouse.spool import inspect
 from posthouse.spool.api import SpoolError
+from posthouse.spool.clock import wall_clock
 from posthouse.spool.record import Accepted, Acted, Attempted, HistoryEvent, Withdrawn
 
 
@@ -83,7 +83,7 @@ def _end_lines(events: list[HistoryEvent], entry: inspect.Entry | None) -> Itera
     if entry is not None:
         for recipient in entry.recipients:
             if recipient.state is not inspect.State.SETTLED:
-                yield f"now  {address(recipient.forward_path)}: {standing(recipient, now_ms())}"
+                yield f"now  {address(recipient.forward_path)}: {standing(recipient, wall_clock())}"
     elif _is_ended(events):
         yield "It has left the queue."
     else:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
         Config,
         HistorySettings,
         LimitSettings,
-        LineEndings,
         ListenerRole,
         ListenerSettings,
         LoginSettings,
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
         TlsSettings,
     )
     from posthouse.config.side_files import check_files, read_password, read_recipients
+    from posthouse.smtp.content import LineEndings
 
 _HOMES = {
     "consistency": (

@@ -9,8 +9,9 @@ from posthouse.config.next_hop import FINAL
 from posthouse.config.places import KeyPath
 from posthouse.config.settings import Config, ListenerRole, ListenerSettings, RouteSettings
 from posthouse.config.table import Document
+from posthouse.net.listen import address_text
 from posthouse.policy.domains import DomainTable
-from posthouse.relay.route import HopKind, parse_hop
+from posthouse.relay.route import Hop, HopKind, parse_hop
 
 
 def check_consistency(config: Config, document: Document) -> None:
@@ -40,8 +41,7 @@ def _check_listeners(config: Config, document: Document) -> None:
 
 
 def _shown(listener: ListenerSettings) -> str:
-    host = f"[{listener.host}]" if ":" in listener.host else listener.host
-    return f"{host}:{listener.port}"
+    return address_text(listener.host, listener.port)
 
 
 def _check_route_domains(config: Config, document: Document) -> None:
@@ -98,13 +98,18 @@ def find_warnings(config: Config) -> list[str]:
         if listener.role is ListenerRole.SUBMISSION and listener.tls is None and not _is_loopback(listener.host)
     ]
     for route in config.routes:
-        if route.login and route.tls in ("opportunistic", "never") and "smtps" not in route.to[0]:
-            hosts = [parse_hop(url).host for url in route.to]
-            if not all(_is_loopback(host) for host in hosts):
-                found.append(
-                    f'the route to {route.to[0]} may send its password in the clear: set tls = "required" or "verified"'
-                )
+        if route.login and route.tls == "never":
+            found += [
+                f'the route to {url} sends its password in the clear: set tls = "required" or "verified"'
+                for url in route.to
+                if not _is_safe_for_a_password(parse_hop(url))
+            ]
     return found
+
+
+def _is_safe_for_a_password(hop: Hop) -> bool:
+    """Without STARTTLS: TLS from the first octet, or this machine."""
+    return hop.kind is HopKind.SMTPS or _is_loopback(hop.host)
 
 
 def _is_loopback(host: str) -> bool:

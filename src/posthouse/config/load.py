@@ -18,7 +18,6 @@ from posthouse.config.settings import (
     Config,
     HistorySettings,
     LimitSettings,
-    LineEndings,
     ListenerRole,
     ListenerSettings,
     LogSettings,
@@ -31,6 +30,7 @@ from posthouse.config.settings import (
     TlsSettings,
 )
 from posthouse.config.table import Document, Table
+from posthouse.smtp.content import LineEndings
 
 DEFAULT_LISTENER = ListenerSettings(host="127.0.0.1", port=2525)
 DEFAULT_ROUTE = RouteSettings(domain=("*",), to=("mx:",))

@@ -1,12 +1,11 @@
-"""TOML to settings. Unknown keys, wrong types and contradictions are errors that name the key, the line and the remedy.
-
-Rooms never import this; `serve.wiring` turns a Config into their values.
-"""
+"""The values of a configuration, one struct a section, defaults as docs/configuration.md has them. No rules, no reading."""
 
 import enum
 from pathlib import Path
 
 import msgspec
+
+from posthouse.smtp.content import LineEndings
 
 
 class ListenerRole(enum.StrEnum):
@@ -14,13 +13,6 @@ class ListenerRole(enum.StrEnum):
 
     RELAY = "relay"
     SUBMISSION = "submission"
-
-
-class LineEndings(enum.StrEnum):
-    """`line_endings` of a [[listener]]: refuse bare CR and LF, or turn them into CRLF for broken devices."""
-
-    STRICT = "strict"
-    NORMALIZE = "normalize"
 
 
 class ProxyUse(enum.StrEnum):
@@ -51,7 +43,7 @@ class ListenerSettings(msgspec.Struct, frozen=True):
 
 
 class RelaySettings(msgspec.Struct, frozen=True):
-    """[relay]. Domains are A-labels in lower case; `recipients` holds the addresses of the file, None when no list is set."""
+    """[relay]. Domains are A-labels in lower case; `recipients` is the file of the only valid ones, None: no list."""
 
     local_domains: tuple[str, ...] = ()
     relay_domains: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ cannot be bounced is mostly a notice to a forged address, and the history keeps 
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path as FilePath
 from typing import Final
 
@@ -30,11 +30,12 @@ from posthouse.mail.envelope import Envelope, Origin, Recipient, queue_id_text
 from posthouse.mail.grant import Grant
 from posthouse.mail.header import HEADER_LIMIT, header_of, header_of_pieces
 from posthouse.mail.message import Content, ContentFile, Message
-from posthouse.mail.outcome import Failed, Outcome
+from posthouse.mail.outcome import Failed
 from posthouse.mail.trace import TraceWriter
 from posthouse.observe import log, metrics
 from posthouse.policy.decide import Deferral, Refusal, expand, grant_notification
 from posthouse.policy.rules import Rules
+from posthouse.relay.delivery import Results
 from posthouse.relay.intake import Draft, Intake
 from posthouse.smtp.address import NULL_PATH, Path
 from posthouse.smtp.event import BodyType, MailParameters
@@ -42,9 +43,6 @@ from posthouse.spool.api import Clock, SpoolBroken, SpoolError
 
 TRY_AGAIN_SECONDS: Final = 30.0
 _OURSELVES: Final = Origin("", "")
-
-Results = Sequence[tuple[int, Outcome]]
-"""Recipients by their index in the envelope, each with what became of it."""
 
 
 class _Debt(msgspec.Struct, frozen=True, eq=False):

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import argon2
 
+from posthouse.spool.shard import sync_directory
+
 HASHER = argon2.PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 """Argon2id with 19 MiB and two passes: about 18 ms a password, and memory that many logins at once can't exhaust."""
 
@@ -134,11 +136,7 @@ class AccountFile:
             out.flush()
             os.fsync(fd)
         new.rename(self.path)
-        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_directory(self.path.parent)
 
 
 def _require(accounts: dict[str, str], name: str) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 from posthouse.serve.privileges import Identity
+from posthouse.spool.shard import sync_directory
 
 
 class DataDirError(Exception):
@@ -90,11 +91,7 @@ class DataDir(msgspec.Struct, frozen=True):
             out.flush()
             os.fsync(out.fileno())
         new.rename(self.path / name)
-        directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_directory(self.path)
 
 
 def open_data_dir(path: Path, identity: Identity) -> DataDir:

@@ -19,6 +19,7 @@ from posthouse.dns.exchange import Server
 from posthouse.dns.mx import Ourselves
 from posthouse.dns.resolver import Resolver
 from posthouse.net.client import Endpoint
+from posthouse.net.listen import address_text
 from posthouse.net.server import Handler, ListenerPlan, ServerProtocol, Timeouts
 from posthouse.net.tls import TlsError, server_context
 from posthouse.policy.facts import Role
@@ -109,8 +110,7 @@ def tls_contexts_of(config: Config) -> dict[int, ssl.SSLContext]:
 
 def listener_name(listener: ListenerSettings, port: int = 0) -> str:
     """The listener as metrics and logs name it: "192.0.2.1:25". `port` is the bound one, where the configuration says 0."""
-    host = f"[{listener.host}]" if ":" in listener.host else listener.host
-    return f"{host}:{listener.port or port}"
+    return address_text(listener.host, listener.port or port)
 
 
 def engine_settings_of(config: Config, listener: ListenerSettings | None) -> ServerSettings:

@@ -16,6 +16,9 @@ import msgspec
 from posthouse.smtp.event import DotForm
 
 END = b"\r\n.\r\n"
+HEADER_OCTETS = 256 * 1024
+"""Octets in which the header of a message must end, unless the settings say otherwise."""
+
 GATHER_OCTETS = 16384
 """Smaller pieces are joined until they have this size: a client that sends octet by octet must not cost an object for each."""
 
@@ -46,7 +49,7 @@ class ContentLimits(msgspec.Struct, frozen=True):
     """How much content may be, in octets of its wire form; `size` 0 is no limit."""
 
     size: int = 0
-    header: int = 262144
+    header: int = HEADER_OCTETS
     line_endings: LineEndings = LineEndings.STRICT
 
 

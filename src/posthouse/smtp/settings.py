@@ -4,7 +4,7 @@ import enum
 
 import msgspec
 
-from posthouse.smtp.content import ContentLimits, LineEndings
+from posthouse.smtp.content import HEADER_OCTETS, ContentLimits, LineEndings
 from posthouse.smtp.extension import Limits, Offers
 
 
@@ -28,7 +28,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
 
     hostname: str
     size_limit: int = 0
-    header_limit: int = 262144
+    header_limit: int = HEADER_OCTETS
     starttls: bool = False
     auth_mechanisms: tuple[str, ...] = ()
     auth_required: bool = False

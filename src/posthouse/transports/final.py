@@ -49,17 +49,21 @@ def local_pieces(attempt: Attempt, forward_path: Path) -> Iterator[bytes]:
 
     Raises ContentUnreadable. Reads a large content chunk by chunk.
     """
-    content = attempt.message.content
     front = return_path_field(attempt.reverse_path) + delivered_to_field(forward_path) + attempt.message.trace
     yield front.replace(b"\r\n", b"\n")
-    turn = unstuffer().turn if content.dots is DotForm.STUFFED else None
     held = b""
-    for stored in _stored_pieces(content):
-        piece = held + (turn(stored) if turn else stored)
+    for plain in plain_pieces(attempt.message.content):
+        piece = held + plain
         held = b"\r" if piece.endswith(b"\r") else b""
         yield (piece[:-1] if held else piece).replace(b"\r\n", b"\n")
     if held:
         yield held
+
+
+def plain_pieces(content: Content) -> Iterator[bytes]:
+    """The content as it was written, the dots that DATA adds taken off. ContentUnreadable."""
+    turn = unstuffer().turn if content.dots is DotForm.STUFFED else bytes
+    return map(turn, _stored_pieces(content))
 
 
 def _stored_pieces(content: Content) -> Iterator[bytes]:

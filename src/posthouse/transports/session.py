@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from posthouse.mail.header import HEADER_LIMIT, header_of, header_of_pieces
 from posthouse.mail.message import Content, Message
 from posthouse.mail.outcome import Deferred, Failed, Outcome
 from posthouse.mail.reason import Reason, Slug
@@ -23,9 +24,6 @@ from posthouse.smtp.event import NO_RCPT_PARAMETERS, BodyType, MailParameters, N
 from posthouse.smtp.reply import Reply
 from posthouse.transports.api import Attempt, Feed
 from posthouse.transports.verdict import lost, refused, said, taken
-
-_HEADER_OCTETS = 256 * 1024
-"""More of a header is not taken in (see docs/rfc.md), so it need not be looked at."""
 
 
 class Job:
@@ -423,15 +421,13 @@ def _header_is_ascii(message: Message) -> bool:
     if not content.is_8bit:
         return True
     if content.file is None:
-        start = b"".join(content.pieces)[:_HEADER_OCTETS]
-    else:
-        try:
-            with Path(content.file.path).open("rb") as file:
-                start = os.pread(file.fileno(), min(content.file.length, _HEADER_OCTETS), content.file.offset)
-        except OSError:
-            return False  # not learnable, so taken for the worse
-    header, _, _ = start.partition(b"\r\n\r\n")
-    return header.isascii()
+        return header_of_pieces(content.pieces).isascii()
+    try:
+        with Path(content.file.path).open("rb") as file:
+            start = os.pread(file.fileno(), min(content.file.length, HEADER_LIMIT), content.file.offset)
+    except OSError:
+        return False  # not learnable, so taken for the worse
+    return header_of(start).isascii()
 
 
 def _forward_path(attempt: Attempt, position: int) -> MailPath:
