@@ -262,7 +262,7 @@ class Site:
                 feed.give_up("the relay stopped before the next hop had answered; it will be tried again")
                 raise
             except Exception as error:
-                log.error("transport-crashed", site=self.key, error=repr(error), exc_info=True)
+                log.exception("transport-crashed", error, site=self.key)
                 feed.give_up(f"an error of our own ended the attempt ({error!r}); it will be tried again")
                 end = Unavailable(
                     Reason(Slug.NEXT_HOP_LOST, f"an error of our own ended the connection: {error!r}"), "4.3.0"
