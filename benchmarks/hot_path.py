@@ -1,11 +1,11 @@
 """What Python costs a message, in microseconds, without sockets and without a disk.
 
-    python benchmarks/hot_path.py [--messages 20000] [--size 4096] [--profile]
+    python benchmarks/hot_path.py [--messages 20000] [--size 4096] [--profile] [--budget 50]
 
 One kept session: MAIL, RCPT and DATA, then the content, through the engine, the session, `decide`, the trace field, the intake, the
 scheduler and the delivery, with logging and metrics on. The spool answers at once and the next hop takes everything, so
 what is printed is our own code alone. The bare engine (every event answered, nothing done) is printed beside it: the difference is the
-budget that policy, trace, routing, log, metrics and queue may spend.
+budget that policy, trace, routing, log, metrics and queue may spend. With --budget the exit status is 1 when they spend more.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import asyncio
 import cProfile
 import pstats
 import statistics
+import sys
 import time
 
 from posthouse.mail.outcome import Outcome, Relayed
@@ -151,12 +152,14 @@ async def measure(make_handler, messages: int, size: int) -> float:
     return (time.process_time() - began) / messages * 1e6
 
 
-def main() -> None:
+def main() -> int:
+    """0; 1 when a budget was given and is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--messages", type=int, default=20_000)
     parser.add_argument("--size", type=int, default=4096)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--profile", action="store_true", help="where the time goes, in place of how much it is")
+    parser.add_argument("--budget", type=float, default=0, help="microseconds that may be spent beyond the engine")
     args = parser.parse_args()
     log.configure("json", "info", open("/dev/null", "w"))  # noqa: SIM115
     if args.profile:
@@ -165,7 +168,7 @@ def main() -> None:
         asyncio.run(measure(relay, args.messages, args.size))
         profile.disable()
         pstats.Stats(profile).sort_stats("tottime").print_stats(30)
-        return
+        return 0
     engine, whole = [], []
     for _ in range(args.runs):
         engine.append(asyncio.run(measure(lambda _line: Bare(), args.messages, args.size)))
@@ -174,7 +177,11 @@ def main() -> None:
     print(
         f"bare engine {bare:.1f} us, whole path {full:.1f} us, so {full - bare:.1f} us beyond the engine (medians of {args.runs})"
     )
+    if args.budget and full - bare > args.budget:
+        print(f"that is more than the budget of {args.budget:g} us", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
