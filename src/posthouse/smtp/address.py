@@ -21,14 +21,14 @@ PATH_OCTETS = 256  # RFC 5321 4.5.3.1.3, with the angle brackets
 
 ATEXT = rb"A-Za-z0-9!#$%&'*+/=?^_`{|}~\-"
 LABEL = rb"[A-Za-z0-9_](?:[A-Za-z0-9_\-]{0,61}[A-Za-z0-9_])?"
-DOT_STRING = rb"[%s]++(?:\.[%s]++)*+" % (ATEXT, ATEXT)
-DOMAIN = rb"%s(?:\.%s)*+" % (LABEL, LABEL)
+DOT_STRING = rb"[%s]++(?>(?:\.[%s]++)*)" % (ATEXT, ATEXT)
+DOMAIN = rb"%s(?>(?:\.%s)*)" % (LABEL, LABEL)
 
 _common_mailbox = re.compile(rb"(%s)@(%s)" % (DOT_STRING, DOMAIN)).fullmatch
-_dot_string = re.compile(rb"[%s\x80-\xff]++(?:\.[%s\x80-\xff]++)*+" % (ATEXT, ATEXT)).fullmatch
-_quoted_string = re.compile(rb'"((?:[\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\x20-\x7e])*+)"').match
+_dot_string = re.compile(rb"[%s\x80-\xff]++(?>(?:\.[%s\x80-\xff]++)*)" % (ATEXT, ATEXT)).fullmatch
+_quoted_string = re.compile(rb'"((?>(?:[\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\x20-\x7e])*))"').match
 _domain = re.compile(DOMAIN).fullmatch
-_source_route = re.compile(rb"@[^@,:]++(?:,@[^@,:]++)*+:").match
+_source_route = re.compile(rb"@[^@,:]++(?>(?:,@[^@,:]++)*):").match
 _undo_quoting = re.compile(rb"\\(.)").sub
 _do_quoting = re.compile(rb'(["\\])').sub
 _unprintable = re.compile(rb"[\x00-\x1f\x7f]").search

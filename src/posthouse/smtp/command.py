@@ -43,7 +43,7 @@ HELLO_NAME_OCTETS = 255
 _LARGEST_CHUNK_DIGITS = 20
 
 # The path in its brackets, a quoted string in it skipped over as one; then the parameters.
-_bracketed = re.compile(rb' *<((?:"(?:[^"\\]|\\.)*+"|[^"<>])*+)>(.*+)').fullmatch
+_bracketed = re.compile(rb' *<((?>(?:"(?>(?:[^"\\]|\\.)*)"|[^"<>])*))>(.*+)').fullmatch
 _common_path = re.compile(
     rb"(?:(MAIL FROM)|RCPT TO):<(%s)@(%s(?<=[A-Za-z]))>(?: SIZE=([0-9]{1,20}+))?( BODY=8BITMIME)?"
     % (DOT_STRING, DOMAIN)

@@ -25,10 +25,10 @@ ENVELOPE_ID_OCTETS = 100  # RFC 3461 4.4
 VALUE_OCTETS = 500  # RFC 3461 4.2 and RFC 4954 5
 
 _parameter = re.compile(rb"([A-Za-z0-9][A-Za-z0-9\-]*+)(?:=([\x21-\x3c\x3e-\x7e\x80-\xff]++))?").fullmatch
-_xtext = re.compile(r"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-Fa-f]{2})*+").fullmatch
+_xtext = re.compile(r"(?>(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-Fa-f]{2})*)").fullmatch
 _xtext_hex = re.compile(r"\+([0-9A-Fa-f]{2})").sub
 _needs_xtext = re.compile(r"[^\x21-\x2a\x2c-\x3c\x3e-\x7e]").sub
-_unitext = re.compile(r"(?:[\x21-\x2a\x2c-\x3c\x3e-\x5b\x5d-\x7e\x80-\U0010ffff]|\\x\{[0-9A-F]{2,6}\})*+").fullmatch
+_unitext = re.compile(r"(?>(?:[\x21-\x2a\x2c-\x3c\x3e-\x5b\x5d-\x7e\x80-\U0010ffff]|\\x\{[0-9A-F]{2,6}\})*)").fullmatch
 _unitext_hex = re.compile(r"\\x\{([0-9A-F]{2,6})\}").sub
 _needs_unitext = re.compile(r"[^\x21-\x2a\x2c-\x3c\x3e-\x5b\x5d-\x7e]").sub
 _address_type = re.compile(r"[A-Za-z0-9\-]+").fullmatch

@@ -15,7 +15,7 @@ from posthouse.smtp.reply import Reply, reply
 MECHANISMS = frozenset({"PLAIN", "LOGIN"})
 """What this module can do."""
 
-_base64 = re.compile(rb"(?:[A-Za-z0-9+/]{4})*+(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?").fullmatch
+_base64 = re.compile(rb"(?>(?:[A-Za-z0-9+/]{4})*)(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?").fullmatch
 
 CANCELLED = reply(501, "5.7.0", "Authentication cancelled")
 NOT_BASE64 = reply(501, "5.5.2", "The response is not base64")
