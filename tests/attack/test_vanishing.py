@@ -95,9 +95,19 @@ def vanish(siege: Siege, leave: Callable[[Wire], None], *, wait: float) -> None:
         siege.end()
 
 
-@pytest.mark.parametrize("under_tls", [False, True], ids=["clear", "tls"])
-@pytest.mark.parametrize("wait", [pytest.param(0.0, marks=pytest.mark.slow), 0.05])
-@pytest.mark.parametrize("leave", [close, reset, half_close])
+WAYS = [
+    (leave, wait, under_tls)
+    for leave in (close, reset, half_close)
+    for wait in (0.0, 0.05)
+    for under_tls in (False, True)
+]
+QUICK = {(reset, 0.05, False), (half_close, 0.05, True)}
+
+
+@pytest.mark.parametrize(
+    ("leave", "wait", "under_tls"),
+    [pytest.param(*way, marks=[] if way in QUICK else [pytest.mark.slow]) for way in WAYS],
+)
 def test_whoever_vanishes_leaves_nothing_behind(
     tmp_path: Path, leave: Callable[[Wire], None], wait: float, under_tls: bool
 ) -> None:

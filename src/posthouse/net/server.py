@@ -15,7 +15,7 @@ STOP_CONTENT_SECONDS = 15.0
 """When the server stops, a content under way may take so long to arrive whole."""
 
 SHED = 256
-"""Connections beyond the limit that still get a 421; further ones are cut without a word."""
+"""So many connections beyond the limit still get a 421 at most; further ones are cut without a word."""
 
 
 class Listener:
@@ -40,7 +40,7 @@ class Server:
     def __init__(self, most: int = 10_000, most_per_client: int = 50) -> None:
         self.connections: set[ServerProtocol] = set()
         self.is_stopping = False
-        self._most = min(most, _connections_by_descriptors())
+        self._most, self._shed = _room(most)
         self._most_per_client = most_per_client
         self._per_client: dict[str, int] = {}
         self._listeners: list[Listener] = []
@@ -48,7 +48,7 @@ class Server:
 
     def limit(self, most: int, most_per_client: int) -> None:
         """New limits, for connections to come."""
-        self._most = min(most, _connections_by_descriptors())
+        self._most, self._shed = _room(most)
         self._most_per_client = most_per_client
 
     async def listen(self, sock: socket.socket, plan: ListenerPlan) -> Listener:
@@ -73,7 +73,7 @@ class Server:
     @property
     def is_flooded(self) -> bool:
         """There are so many connections that a further one gets not even a 421."""
-        return len(self.connections) > self._most + SHED
+        return len(self.connections) > self._most + self._shed
 
     def admit(self, client: str) -> str:
         """ "" when one more connection from `client` is within the limits, else the sentence for the 421."""
@@ -132,8 +132,13 @@ def _client_key(client: str) -> str:
     return IPv6Address(client).exploded[:19] if ":" in client else client
 
 
-def _connections_by_descriptors() -> int:
-    """How many connections this process has descriptors for. A quarter is left to contents on their way to disk, to deliveries
-    and to the spool: these must go on when strangers hold all connections they can get."""
+def _room(most: int) -> tuple[int, int]:
+    """How many connections are served, of `most` wished for, and how many more get a 421: as the descriptors of this process
+    allow. A quarter of these is left to contents on their way to disk, to deliveries and to the spool, which must go on when
+    strangers hold all connections they can get."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return (1 << 20) if limit == resource.RLIM_INFINITY else max(limit - limit // 4 - SHED, limit // 4)
+    if limit == resource.RLIM_INFINITY:
+        return most, SHED
+    room = limit - min(max(limit // 4, 64), limit // 2)
+    shed = min(SHED, room // 4)
+    return min(most, room - shed), shed

@@ -21,12 +21,13 @@ from posthouse.relay.backoff import RetryPlan, is_expired, is_notice_due, wait_a
 from posthouse.relay.directions import Directions, Pathfinder
 from posthouse.relay.route import NextHop, Route
 from posthouse.relay.site import Parcel, ParcelState, Site
-from posthouse.spool.api import Clock, ContentMissing, Fate, Retry, Spool, Waiting
+from posthouse.spool.api import Clock, ContentMissing, Fate, Retry, Spool, SpoolError, Waiting
 from posthouse.transports.api import Attempt, Transport, Unavailable
 
 REFILL = 200  # recipients fetched from the spool at a time, for one destination
 FAR_FUTURE = 1 << 62
 MOST_SITES = 5000
+LEFT_ALONE_MS = 60_000
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -166,7 +167,7 @@ class Scheduler:
         try:
             found = await pathfinder.find(destination)
         except Exception as error:
-            log.error("directions-crashed", destination=destination, error=repr(error), exc_info=True)
+            log.exception("directions-crashed", error, destination=destination)
             found = Deferred(
                 "4.3.0",
                 Reason(Slug.DNS_FAILED, f"looking up {destination} failed with {error!r}; it will be tried again"),
@@ -225,6 +226,9 @@ class Scheduler:
             except ContentMissing as error:
                 self._set_aside(parcel, error)
                 return None
+            except SpoolError as error:
+                self._leave_alone(parcel, error)
+                return None
             if message.content.is_in_memory:
                 self._body_bytes += message.content.size_bytes
             parcel.message = message
@@ -240,6 +244,13 @@ class Scheduler:
     def _set_aside(self, parcel: Parcel, error: ContentMissing) -> None:
         log.error("set-aside", queue_id=queue_id_text(parcel.queue_id), reason=Slug.CONTENT_DAMAGED, words=str(error))
         self.spools[shard_of(parcel.queue_id)].hold([parcel.queue_id])
+        self.forget(parcel)
+
+    def _leave_alone(self, parcel: Parcel, error: SpoolError) -> None:
+        """A message that can't be looked at now, though nothing is wrong with it: no attempt was made, none is counted."""
+        words = f"the message can't be read from the spool now: {error}"
+        log.warning("not-loaded", queue_id=queue_id_text(parcel.queue_id), words=words)
+        self.put_off(parcel, Deferred("4.3.0", Reason(Slug.SPOOL_BUSY, words)), self._clock() + LEFT_ALONE_MS)
         self.forget(parcel)
 
     def ended(self, parcel: Parcel, attempt: Attempt, outcomes: Sequence[Outcome]) -> None:

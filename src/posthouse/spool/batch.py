@@ -303,8 +303,8 @@ class Batches:
         batch.seconds = time.perf_counter() - started
 
     def _undo(self, fault: SpoolError) -> None:
-        """A full disk passes, and the connection goes on. After anything else nothing more is written, not even this."""
-        if isinstance(fault, SpoolFull) and self.connection.in_transaction:
+        """What passes leaves a connection that goes on. After anything else nothing more is written, not even this."""
+        if not isinstance(fault, SpoolBroken) and self.connection.in_transaction:
             try:
                 self.connection.execute("ROLLBACK")
             except sqlite3.Error as error:

@@ -10,6 +10,7 @@ In a shared file each content stands behind a header of its length and CRC-32, s
 
 import asyncio
 import contextlib
+import errno
 import os
 import struct
 import zlib
@@ -172,8 +173,8 @@ class SharedFiles:
             if self._open_name != name:
                 self.close()
                 self._fd = os.open(self.directory / name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                self._open_name = name
                 sync_directory(self.directory)
+                self._open_name = name
             for chunk in chunks:
                 content = chunk.pieces[0] if len(chunk.pieces) == 1 else b"".join(chunk.pieces)
                 header = _HEADER.pack(chunk.length, zlib.crc32(content))
@@ -186,7 +187,7 @@ class SharedFiles:
             raise spool_error(error, f"syncing {self.directory / name}", is_sync=True) from error
 
     def read(self, file: str, offset: int, length: int) -> bytes:
-        """A content from its place. ContentMissing when it isn't what was written."""
+        """A content from its place. ContentMissing when it isn't what was written, SpoolError when it can't be looked at now."""
         try:
             fd = os.open(self.directory / file, os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -194,6 +195,8 @@ class SharedFiles:
             finally:
                 os.close(fd)
         except OSError as error:
+            if error.errno in {errno.EMFILE, errno.ENFILE}:
+                raise spool_error(error, f"reading {self.directory / file}") from error
             raise ContentMissing(f"{self.directory / file}: {error.strerror}") from error
         if len(octets) != _HEADER.size + length:
             raise ContentMissing(f"{self.directory / file} ends before the content at {offset}")

@@ -105,9 +105,11 @@ def open_reader(directory: Path) -> sqlite3.Connection:
 
 
 def spool_error(error: sqlite3.Error | OSError, doing: str, *, is_sync: bool = False) -> SpoolError:
-    """What an error of SQLite or of the system means for the spool: a full disk passes, anything else is the end.
+    """What an error of SQLite or of the system means for the spool: a full disk passes, and so does a want of descriptors;
+    anything else is the end.
 
-    A failed sync is always the end, even for lack of space: after it nobody knows which pages are on disk.
+    A failed sync is always the end, even for lack of space: after it nobody knows which pages are on disk. (A file that could
+    not be opened was not synced in vain: nothing of it is promised to anyone.)
     """
     if isinstance(error, sqlite3.Error):
         code = getattr(error, "sqlite_errorcode", 0) or 0
@@ -119,6 +121,8 @@ def spool_error(error: sqlite3.Error | OSError, doing: str, *, is_sync: bool = F
         name = getattr(error, "sqlite_errorname", "") or ""
         words = f"{doing}: {error}" + (f" ({name})" if name else "")
     else:
+        if error.errno in {errno.EMFILE, errno.ENFILE}:
+            return SpoolError(f"no descriptor is free for {doing}; raise LimitNOFILE, or lower limits.connections")
         is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
         words = f"{doing}: {error.strerror or error}"
     if is_full and not is_sync:
