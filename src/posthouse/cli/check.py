@@ -41,11 +41,10 @@ def _check(config_path: Path | None, *, as_json: bool) -> int:
     closure = examine(rules)
     matrix = relay_matrix(rules)
     doubts = (*closure.doubts, *find_warnings(config))
-    source = str(config.source) if config.source else "the embedded default"
     if as_json:
-        print_json(_document(source, closure, matrix, doubts))
+        print_json(_document(config.place, closure, matrix, doubts))
     else:
-        _print_for_people(source, closure, matrix, doubts)
+        _print_for_people(config.place, closure, matrix, doubts)
     return ExitStatus.DONE if closure.is_closed else ExitStatus.NO
 
 

@@ -12,11 +12,11 @@ from posthouse.cli.options import config_option, fail
 @config_option
 def command(config_path: Path | None) -> int:
     """Every role that the configuration names; 2 when it can't start, before anything listens."""
-    from posthouse.serve.admission import NotAdmitted, admit  # noqa: PLC0415 - `serve --help` needs no server
+    from posthouse.serve.admission import NotAdmitted, admission_of  # noqa: PLC0415 - `serve --help` needs no server
     from posthouse.serve.supervisor import CannotStart, run  # noqa: PLC0415
 
     try:
-        return run(lambda: admit(config_path), _say)
+        return run(admission_of(config_path), _say)
     except (NotAdmitted, CannotStart) as error:
         fail(str(error))
 

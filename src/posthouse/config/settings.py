@@ -152,3 +152,8 @@ class Config(msgspec.Struct, frozen=True):
     metrics: MetricsSettings = MetricsSettings()
     accounts: Path | None = None
     user: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where it stands, for people."""
+        return str(self.source or "the embedded default")

@@ -3,13 +3,16 @@
 The same door for `serve`, for a reload and for a restart; what it lets through is what the workers run.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from posthouse.config import Config, ConfigError, check_files, find_warnings, load_config
+from posthouse.config import Config, ConfigError, check_files, default_config, find_config, find_warnings, load_config
+from posthouse.config.search import HERE
 from posthouse.policy.matrix import matrix_changes
 from posthouse.policy.rules import Rules
+from posthouse.serve.changes import setting_changes
 from posthouse.serve.closure import examine
 from posthouse.serve.rules import rules_of
 
@@ -25,21 +28,62 @@ class Admitted(msgspec.Struct, frozen=True):
     rules: Rules
     warnings: tuple[str, ...] = ()
 
-    def changes_from(self, old: "Admitted") -> list[str]:
-        """How the relay matrix changes, in words; empty when it does not."""
-        return matrix_changes(old.rules, self.rules)
+    def changes_from(self, old: "Admitted") -> "Changes":
+        """What is different now, in words."""
+        return Changes(
+            matrix_changes(old.rules, self.rules), setting_changes(old.config, self.config), list(self.warnings)
+        )
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """What a reload brings: how the relay matrix changes, what else does, and what is surely not meant."""
+
+    changes: list[str]
+    other_changes: list[str]
+    warnings: list[str]
 
 
 def admit(path: Path | None) -> Admitted:
-    """Reads `path` (None: the usual places) and proves it closed on this machine, as it stands. NotAdmitted."""
+    """Reads `path` (None: the embedded default) and proves it closed on this machine, as it stands. NotAdmitted."""
     try:
-        config = load_config(path)
+        config = load_config(path) if path is not None else default_config()
         check_files(config)
         rules = rules_of(config)
     except ConfigError as error:
         raise NotAdmitted(str(error)) from error
     closure = examine(rules)
     if not closure.is_closed:
-        source = config.source or "the embedded default"
-        raise NotAdmitted(f"{source} would make an open relay. {' '.join(closure.sentences)}")
+        raise NotAdmitted(f"{config.place} would make an open relay. {' '.join(closure.sentences)}")
     return Admitted(config, rules, (*find_warnings(config), *closure.doubts))
+
+
+def admission_of(explicit: Path | None) -> Callable[[], Admitted]:
+    """What a server calls at its start and at each reload: always for the one file that is found now. ConfigError.
+
+    `explicit` None: the usual places are searched, once. A file that vanishes is an error, never a reason to go on to the
+    next place, and a server on the embedded default takes up no file that somebody puts there later.
+    """
+    found = find_config(explicit)
+    path = found.absolute() if found is not None else None
+
+    def again() -> Admitted:
+        if explicit is None:
+            _check_still_meant(path)
+        return admit(path)
+
+    return again
+
+
+def _check_still_meant(path: Path | None) -> None:
+    """The file that a search found is still the owner's to choose; nothing has come up beside the default. NotAdmitted."""
+    if path is not None and path != HERE.absolute():
+        return
+    try:
+        found = find_config(None)  # looks at the owner again
+    except ConfigError as error:
+        raise NotAdmitted(str(error)) from error
+    if path is None and found is not None:
+        raise NotAdmitted(
+            f"this server was started on the embedded default, before there was {found.absolute()}: "
+            f"restart it to have that file in force"
+        )

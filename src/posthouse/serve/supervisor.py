@@ -17,12 +17,14 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 import posthouse
 from posthouse.config import Config
 from posthouse.net.listen import ListenError
 from posthouse.observe import log, metrics
 from posthouse.serve import first_sight
-from posthouse.serve.admission import Admitted, NotAdmitted
+from posthouse.serve.admission import Admitted, Changes, NotAdmitted
 from posthouse.serve.answering import ControlRefusal, ControlServer
 from posthouse.serve.channel import ChannelClosed, ChannelRefusal
 from posthouse.serve.data_dir import DataDir, DataDirError, open_data_dir
@@ -113,6 +115,8 @@ class Supervisor:
         metrics.start_time_seconds.set(self._started_at)
         if self.config.source is None or sys.stderr.isatty():
             self._first_sight()
+        else:
+            self._log_warnings()
         try:
             await self._start_workers()
             await self._control.start(self._listening.control)
@@ -152,6 +156,15 @@ class Supervisor:
             self._say("  relay is OFF: only mail for local domains is taken, until `posthouse relay on`")
         if os.geteuid() == 0:
             self._say('  running as root: set "user" to give up root once the ports are bound')
+
+    def _log_warnings(self) -> None:
+        """What first sight would have told a person, for whoever reads the log."""
+        for warning in self._admitted.warnings:
+            log.warning("mind", words=warning)
+        if not self._relay_enabled:
+            log.warning("relay-off", words="only mail for local domains is taken, until `posthouse relay on`")
+        if os.geteuid() == 0:
+            log.warning("running-as-root", words='set "user" to give up root once the ports are bound')
 
     async def _start_workers(self) -> None:
         """All workers ready, or SIGTERM before that."""
@@ -207,7 +220,7 @@ class Supervisor:
             case "status":
                 return self._status()
             case "reload":
-                return {"changes": await self.reload()}
+                return {"configuration": self.config.place, **msgspec.structs.asdict(await self.reload())}
             case "relay-off" | "relay-on":
                 await self.set_relay(verb == "relay-on")
                 return {"relay": "on" if self._relay_enabled else "off"}
@@ -266,8 +279,8 @@ class Supervisor:
         with contextlib.suppress(ControlRefusal):  # it has been logged
             await self.reload()
 
-    async def reload(self) -> list[str]:
-        """All workers take the new configuration, or none; how the relay matrix changes, in words. ControlRefusal."""
+    async def reload(self) -> Changes:
+        """All workers take the new configuration, or none; what changes, in words. ControlRefusal."""
         async with self._changing:
             notify_reloading()
             try:
@@ -279,10 +292,12 @@ class Supervisor:
             finally:
                 notify("READY=1")
             metrics.reloads.inc("accepted")
-            log.info("reloaded", changes=changes)
+            log.info("reloaded", changes=changes.changes, other_changes=changes.other_changes)
+            for warning in changes.warnings:
+                log.warning("mind", words=warning)
             return changes
 
-    async def _reload(self) -> list[str]:
+    async def _reload(self) -> Changes:
         try:
             admitted = await asyncio.to_thread(self._admit)
             self._check_changeable(admitted.config)
