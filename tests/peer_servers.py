@@ -326,23 +326,11 @@ def exim_next_hop(
 
 # --- Dovecot ---------------------------------------------------------------------------------------------------------------
 
-_DOVECOT = """\
-base_dir = {directory}/run
-libexec_dir = {libraries}
-mail_plugin_dir = {libraries}/modules
-state_dir = {directory}/state
+# Dovecot 2.4 (Debian 13) renamed much of what 2.3 (Debian 12) understands.
+_DOVECOT_2_3 = """\
 import_environment = LD_LIBRARY_PATH POSTHOUSE_TEST_PEER
-log_path = {directory}/dovecot.log
-ssl = no
 protocols = lmtp
-default_internal_user = mail
-default_internal_group = mail
-default_login_user = nobody
-first_valid_uid = {uid}
 mail_location = maildir:{directory}/mail/%n
-postmaster_address = postmaster@dovecot.test
-hostname = dovecot.test
-lmtp_save_to_detail_mailbox = no
 passdb {{
   driver = passwd-file
   args = {directory}/users
@@ -355,13 +343,54 @@ protocol lmtp {{
   auth_username_format = %n
 }}
 service lmtp {{
-  user = root
-  unix_listener {directory}/lmtp {{
-    mode = 0666
-  }}
   inet_listener lmtp {{
     address = {address}
     port = {port}
+  }}
+}}
+"""
+_DOVECOT_2_4 = """\
+dovecot_config_version = 2.4.0
+dovecot_storage_version = 2.4.0
+import_environment {{
+  LD_LIBRARY_PATH = {library_path}
+}}
+protocols {{
+  lmtp = yes
+}}
+mail_driver = maildir
+mail_path = {directory}/mail/%{{user | username}}
+passdb passwd-file {{
+  passwd_file_path = {directory}/users
+}}
+userdb passwd-file {{
+  passwd_file_path = {directory}/users
+}}
+protocol lmtp {{
+  auth_username_format = %{{user | username}}
+}}
+service lmtp {{
+  inet_listener lmtp {{
+    listen = {address}
+    port = {port}
+  }}
+}}
+"""
+_DOVECOT = """\
+base_dir = {directory}/run
+libexec_dir = {libraries}
+mail_plugin_dir = {libraries}/modules
+state_dir = {directory}/state
+log_path = {directory}/dovecot.log
+ssl = no
+first_valid_uid = {uid}
+postmaster_address = postmaster@dovecot.test
+hostname = dovecot.test
+lmtp_save_to_detail_mailbox = no
+service lmtp {{
+  user = root
+  unix_listener {directory}/lmtp {{
+    mode = 0666
   }}
 }}
 service stats {{
@@ -381,6 +410,26 @@ class DovecotServer(NextHop):
         return self.directory / "lmtp"
 
 
+def _is_dovecot_2_3() -> bool:
+    return run_client("dovecot", "usr/sbin/dovecot", "--version").stdout.startswith(b"2.3")
+
+
+def _dovecot_users(directory: Path, users: Sequence[str], full: Sequence[str]) -> str:
+    """The lines of a passwd-file; the mailboxes of `full` lie where none can be made."""
+    nowhere = "userdb_mail=maildir:/proc/nowhere" if _is_dovecot_2_3() else "userdb_mail_path=/proc/nowhere"
+    lines = [f"{user}:{{PLAIN}}x:{NOBODY}:{NOBODY}::{directory}/mail/{user}::" for user in users]
+    lines += [f"{user}:{{PLAIN}}x:{NOBODY}:{NOBODY}::/nonexistent::{nowhere}/{user}" for user in full]
+    return "\n".join([*lines, ""])
+
+
+def _dovecot_command(configuration: Path) -> list[str]:
+    """What dovecot would do by itself if doveconf were in /usr/bin: read the configuration and go on as dovecot."""
+    old = ["-f", "service=master", "-c", str(configuration), "-m", "master", "-p", "-e"]
+    options = old if _is_dovecot_2_3() else ["-c", str(configuration), "-C", "-F"]
+    dovecot = [program("dovecot", "usr/sbin/dovecot"), "-F", "-c", str(configuration)]
+    return [program("dovecot", "usr/bin/doveconf"), *options, *dovecot]
+
+
 @contextlib.contextmanager
 def dovecot_lmtp(users: Sequence[str], full: Sequence[str] = ()) -> Iterator[DovecotServer]:
     """Dovecot with mailboxes for `users` (local parts): others get 550 at RCPT, and those in `full` a failure after the data."""
@@ -390,31 +439,21 @@ def dovecot_lmtp(users: Sequence[str], full: Sequence[str] = ()) -> Iterator[Dov
     with server_directory("dovecot") as directory:
         (directory / "mail").mkdir()
         (directory / "mail").chmod(0o777)
-        lines = [f"{user}:{{PLAIN}}x:{NOBODY}:{NOBODY}::{directory}/mail/{user}::" for user in users]
-        lines += [
-            f"{user}:{{PLAIN}}x:{NOBODY}:{NOBODY}::/nonexistent::userdb_mail=maildir:/proc/nowhere/{user}"
-            for user in full
-        ]
-        (directory / "users").write_text("\n".join([*lines, ""]))
+        (directory / "users").write_text(_dovecot_users(directory, users, full))
+        text = (_DOVECOT_2_3 if _is_dovecot_2_3() else _DOVECOT_2_4) + _DOVECOT
         configuration = directory / "dovecot.conf"
-        libraries = program("dovecot", "usr/lib/dovecot")
         configuration.write_text(
-            _DOVECOT.format(directory=directory, libraries=libraries, address=address, port=port, uid=NOBODY)
+            text.format(
+                directory=directory,
+                libraries=program("dovecot", "usr/lib/dovecot"),
+                library_path=environment("dovecot")["LD_LIBRARY_PATH"],
+                address=address,
+                port=port,
+                uid=NOBODY,
+            )
         )
-        # What dovecot would do by itself if doveconf were in /usr/bin: read the configuration and go on as dovecot.
-        read = [
-            program("dovecot", "usr/bin/doveconf"),
-            "-f",
-            "service=master",
-            "-c",
-            str(configuration),
-            "-m",
-            "master",
-            "-p",
-            "-e",
-        ]
-        command = [*read, program("dovecot", "usr/sbin/dovecot"), "-F", "-c", str(configuration)]
         logs = [directory / "dovecot.log"]
+        command = _dovecot_command(configuration)
         with running(command, lambda: greets(address, port), directory, environment("dovecot"), logs):
             yield DovecotServer(directory, address, port)
 

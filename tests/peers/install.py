@@ -3,7 +3,7 @@
 Mail servers exclude one another as system packages, and a test must not change the machine's own mail system. So nothing is
 installed: the Debian packages are downloaded and unpacked below .cache/peers (POSTHOUSE_PEERS_DIR overrides), one directory a
 peer, with the libraries that this machine lacks. Nothing starts and no maintainer script runs. Two traces stay outside: the system
-user that Debian's Exim wants to find by name, and the one module that Dovecot loads from a path that was compiled in.
+users that Exim and Dovecot want to find by name, and the one module that Dovecot loads from a path that was compiled in.
 
 Run again, it does nothing, quickly. It wants root and apt; without root it says so and ends well, since the tests of the peers
 then skip by name. It needs no more than the standard library: it runs before anything else is there.
@@ -34,7 +34,7 @@ PEERS = {
 """The peers, each with the Debian packages that hold it; libraries are found by asking apt."""
 
 LIBRARY = re.compile(r"lib|perl")
-EXIM_USER = "Debian-exim"
+SYSTEM_USERS = ("Debian-exim", "dovecot", "dovenull")
 DOVECOT_MODULE = Path("/usr/lib/dovecot/modules/libssl_iostream_openssl.so")
 RECIPE = "3"  # goes up when what this program makes of a package changes
 
@@ -83,13 +83,14 @@ def unpack(peer: str) -> None:
     stamp.write_text(recipe)
 
 
-def make_exim_user() -> None:
-    """Debian's Exim looks up its user by name before it reads any configuration."""
-    try:
-        pwd.getpwnam(EXIM_USER)
-    except KeyError:
-        command = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
-        subprocess.run([*command, "--shell", "/usr/sbin/nologin", EXIM_USER], check=True)
+def make_users() -> None:
+    """Debian's Exim and Dovecot look up their users by name before they read any configuration."""
+    for name in SYSTEM_USERS:
+        try:
+            pwd.getpwnam(name)
+        except KeyError:
+            command = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
+            subprocess.run([*command, "--shell", "/usr/sbin/nologin", name], check=True)
 
 
 def place_dovecot_module() -> None:
@@ -116,7 +117,7 @@ def unpack_all() -> None:
         apt("update")
         for peer in PEERS:
             unpack(peer)
-    make_exim_user()
+    make_users()
     place_dovecot_module()
 
 

@@ -113,7 +113,7 @@ def test_msmtp_logs_in_under_tls_and_may_relay_and_without_a_login_may_not(impli
             run_client("msmtp", "usr/bin/msmtp", *options, *right, "one@d.test", stdin=mail)
         arrived = server.wait_for(2)
         assert [one.message["Subject"] for one in arrived] == ["logged in", "logged in"]
-        assert "with ESMTPSA" in arrived[0].message.get_all("Received")[1]
+        assert "SMTPSA id" in arrived[0].message.get_all("Received")[1]
 
 
 def test_postfix_relays_through_us_and_hears_which_recipient_was_refused() -> None:
