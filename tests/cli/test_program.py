@@ -1,8 +1,11 @@
 """The command line as a whole: help, names, exit statuses, the reference pages."""
 
 import json
+import os
+import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import click
@@ -122,3 +125,87 @@ def test_json_is_one_document_with_paths_and_enums_as_text(capsys):
     assert json.loads(capsys.readouterr().out) == {"path": "/x", "status": [1, 2]}
     with pytest.raises(Fault):
         fail("no", 1)
+
+
+@pytest.mark.parametrize("words", [["check"], ["check", "--json"], ["--help"], ["sendmail", "--help"]])
+def test_a_full_disk_behind_the_output_is_one_sentence(words, tmp_path):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "posthouse", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            check=False,
+        )
+    assert done.returncode == (74 if words[0] == "sendmail" else 3)
+    assert done.stderr.count("\n") == 1
+    assert "No space left on device" in done.stderr
+
+
+def test_a_directory_that_is_gone_is_one_sentence(tmp_path):
+    done = subprocess.run(
+        ["sh", "-c", f"mkdir gone && cd gone && rmdir ../gone && {sys.executable} -m posthouse init --yes"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode in (2, 3)
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+
+
+CLOSED = [
+    ["queue", "list"],
+    ["queue", "show", "2d33nhrwpj730"],
+    ["queue", "hold", "--all"],
+    ["queue", "delete", "2d33nhrwpj730"],
+    ["why", "2d33nhrwpj730"],
+    ["usage"],
+    ["usage", "--mail"],
+    ["sendmail", "-bp"],
+    ["sendmail", "-q"],
+]
+AS_NOBODY = """
+import importlib, os, pkgutil, sys, posthouse
+for module in pkgutil.walk_packages(posthouse.__path__, "posthouse."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)  # nobody may not even be able to read them
+from posthouse.cli import main
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setegid(65534)
+    os.seteuid(65534)
+for line in sys.stdin.read().splitlines():
+    sys.argv = ["posthouse", *line.split()]
+    try:
+        main()
+    except SystemExit as end:
+        print(line, end.code, flush=True)
+"""
+
+
+def test_what_is_closed_to_the_caller_is_one_sentence_with_the_remedy():
+    """As any user who types `mailq` on a machine whose server is another's."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        (directory / "posthouse.toml").write_text('data_dir = "data"\npostmaster = "you@example.org"\n')
+        (directory / "data" / "spool" / "0").mkdir(parents=True)
+        spool = directory / "data" / "spool"
+        spool.chmod(0o700 if os.geteuid() == 0 else 0)
+        lines = [f"{' '.join(words)} --config {directory}/posthouse.toml" for words in CLOSED]
+        done = subprocess.run(
+            [sys.executable, "-c", AS_NOBODY], input="\n".join(lines), capture_output=True, text=True, check=False
+        )
+        spool.chmod(0o700)
+    assert "Traceback" not in done.stderr
+    statuses = {line.rpartition(" ")[0]: line.rpartition(" ")[2] for line in done.stdout.splitlines()}
+    assert statuses == {line: "78" if line.startswith("sendmail") else "2" for line in lines}
+    said = done.stderr.splitlines()
+    assert len(said) == len(CLOSED)
+    for line in said:
+        assert re.fullmatch(
+            rf"posthouse: {spool}\S* is closed to this user; run it as root or as the server's user", line
+        )

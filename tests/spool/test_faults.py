@@ -154,6 +154,7 @@ def test_failed_sync_of_a_content_file_ends_everything(tmp_path, monkeypatch, si
 def test_full_disk_takes_a_batch_back_whole_and_mail_is_taken_again(tmp_path, statement, monkeypatch):
     monkeypatch.setattr("posthouse.spool.sqlite._TICK", 0.05)
     monkeypatch.setattr("posthouse.spool.batch.SPACE_SECONDS", 0.1)
+
     async def scene():
         with sqlite_spool(tmp_path / "1") as spool:
             one, two = await accept_many(spool, 2, "a@one.example", "b@two.example")

@@ -4,6 +4,7 @@ A command lives in its own module as `command`, a click command; the table says 
 loads none of them.
 """
 
+import contextlib
 import importlib
 import os
 import sys
@@ -72,6 +73,7 @@ def run(arguments: Sequence[str]) -> int:
 
     try:
         answer = program.main(args=list(arguments), prog_name="posthouse", standalone_mode=False)
+        sys.stdout.flush()  # a full disk behind it shows here, not when nobody can answer it any more
     except Fault as error:
         error.show()
         return error.status
@@ -87,6 +89,29 @@ def run(arguments: Sequence[str]) -> int:
         print("posthouse: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `posthouse queue list | head`: the reader has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_output_up()
         return ExitStatus.DONE
+    except OSError as error:
+        return _answer_system(error)
     return answer if isinstance(answer, int) else ExitStatus.DONE
+
+
+def _answer_system(error: OSError) -> int:
+    """What the operating system refused and no command had words for: one sentence, and no verdict when it is no permission."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _give_output_up()
+    place = f"{error.filename}: " if error.filename is not None else ""
+    if isinstance(error, PermissionError):
+        remedy = "is closed to this user; run it as root or as the server's user"
+        print(f"posthouse: {error.filename or 'what it needs'} {remedy}", file=sys.stderr)
+        return ExitStatus.USAGE
+    print(f"posthouse: {place}{error.strerror or error}", file=sys.stderr)
+    return ExitStatus.NO_VERDICT
+
+
+def _give_output_up() -> None:
+    """Nobody takes our output: what is still buffered goes nowhere, so that the end is quiet."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -11,13 +11,12 @@ class Unreadable(SpoolError):
 
 
 def open_read_only(path: Path) -> sqlite3.Connection:
-    """A connection that cannot write. FileNotFoundError when there is no such database, Unreadable when it can't be read.
+    """A connection that cannot write. FileNotFoundError when there is no such database, PermissionError, Unreadable.
 
     With a log beside it (a server runs, or died) SQLite reads both. Without one the file alone is the whole, and is read as
     it lies: opening it the other way would make a log and a shared-memory file that could belong to the wrong user.
     """
-    if not path.exists():
-        raise FileNotFoundError(path)
+    path.stat()  # FileNotFoundError, or PermissionError, which `exists` would take for absence from Python 3.12 on
     has_log = path.with_name(f"{path.name}-wal").exists()
     try:
         uri = f"{path.absolute().as_uri()}?mode=ro{'' if has_log else '&immutable=1'}"

@@ -23,9 +23,14 @@ def run(arguments: list[str]) -> int:
     except UsageFault as error:
         return _say(f"{error}; see `posthouse sendmail --help`", Sysexit.USAGE)
     try:
-        return _act(given)
+        status = _act(given)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return _say("interrupted, nothing was sent", Sysexit.TEMPFAIL)
+    except OSError as error:  # what is said of the mail itself is caught where it is handed over
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the end would try the same output again
+        return _say(error.strerror or str(error), Sysexit.IOERR)
+    return status
 
 
 def _act(given: Arguments) -> int:
