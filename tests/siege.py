@@ -14,13 +14,17 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import trustme
 import uvloop
 
 from posthouse.observe import metrics
+from posthouse.relay.session import Verified
+from posthouse.spool.sqlite import SqliteSpool
 from serving import Served, serving
+from spooling import SMALL
 
 TO_ANYWHERE = b"MAIL FROM:<a@there.test>\r\nRCPT TO:<b@far.test>\r\n"
 """A transaction that only a trusted client may begin."""
@@ -121,6 +125,22 @@ class Wire:
     def close(self) -> None:
         self.sock.close()
         self.raw.close()
+
+
+async def slowly_right(_login: str, _password: str, _client: str) -> Verified:
+    await asyncio.sleep(0.15)
+    return Verified(is_right=True)
+
+
+class SlowSpool(SqliteSpool):
+    """The disk takes its time."""
+
+    def accept(self, envelope: Any, message: Any, durable: Any) -> None:
+        asyncio.get_running_loop().call_later(0.1, super().accept, envelope, message, durable)
+
+
+def slow_spool_in(directory: Path) -> Callable[[], SqliteSpool]:
+    return lambda: SlowSpool(directory, 1, loop=asyncio.get_running_loop(), settings=SMALL)
 
 
 class Siege:

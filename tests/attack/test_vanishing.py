@@ -1,18 +1,13 @@
 """Clients that vanish at every point of a session, each in three ways: no fault, nothing left, nothing queued that was not whole."""
 
-import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from posthouse.relay.session import Verified
 from posthouse.smtp.server import ServerSettings
-from posthouse.spool.sqlite import SqliteSpool
-from siege import BODY, LETTER, TO_ANYWHERE, Siege, Wire, besieged
-from spooling import SMALL
+from siege import BODY, LETTER, TO_ANYWHERE, Siege, Wire, besieged, slow_spool_in, slowly_right
 
 SETTINGS = ServerSettings(
     "relay.test", auth_mechanisms=("PLAIN", "LOGIN"), auth_in_clear_allowed=True, errors_slow=2, errors_close=4
@@ -60,22 +55,6 @@ def half_close(wire: Wire) -> None:
     wire.half_close()
 
 
-async def slowly_right(_login: str, _password: str, _client: str) -> Verified:
-    await asyncio.sleep(0.15)
-    return Verified(is_right=True)
-
-
-class SlowSpool(SqliteSpool):
-    """The disk takes its time."""
-
-    def accept(self, envelope: Any, message: Any, durable: Any) -> None:
-        asyncio.get_running_loop().call_later(0.1, super().accept, envelope, message, durable)
-
-
-def spool_in(directory: Path) -> Callable[[], SqliteSpool]:
-    return lambda: SlowSpool(directory, 1, loop=asyncio.get_running_loop(), settings=SMALL)
-
-
 def vanish(siege: Siege, leave: Callable[[Wire], None], *, wait: float) -> None:
     wires = {name: siege.wire() for name in STAGES}
     for name, octets in STAGES.items():
@@ -112,7 +91,7 @@ def test_whoever_vanishes_leaves_nothing_behind(
     tmp_path: Path, leave: Callable[[Wire], None], wait: float, under_tls: bool
 ) -> None:
     with besieged(
-        under_tls=under_tls, settings=SETTINGS, verify=slowly_right, open_spool=spool_in(tmp_path / "spool")
+        under_tls=under_tls, settings=SETTINGS, verify=slowly_right, open_spool=slow_spool_in(tmp_path / "spool")
     ) as siege:
         spool = siege.served.spool
         vanish(siege, leave, wait=wait)

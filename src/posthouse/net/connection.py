@@ -488,7 +488,7 @@ class ServerProtocol(asyncio.Protocol):
         self._drained += octets
         if self._drained > DRAIN_OCTETS:
             self.abort()
-        else:
+        elif not self._house.is_stopping:
             self._deadline = min(self._loop.time() + DRAIN_SECONDS, self._drain_end)
 
     def _close(self) -> None:
