@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from peer_programs import environment, program, wait_until
 
@@ -21,10 +22,10 @@ _PSS = re.compile(r"^Pss:\s+(\d+)", re.MULTILINE)
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
-def answers(port: int) -> bool:
+def answers(port: int, address: str = "127.0.0.1") -> bool:
     """Whether an SMTP server greets on that port of loopback."""
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=2) as client:
+        with socket.create_connection((address, port), timeout=2) as client:
             if not client.recv(512).startswith(b"220"):
                 return False
             client.sendall(b"QUIT\r\n")
@@ -32,6 +33,25 @@ def answers(port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+class Counting(Protocol):
+    """A sink, ours or Postfix's."""
+
+    def count(self) -> int:
+        """Messages taken so far."""
+
+
+def wait_for(sink: Counting, count: int, quiet_seconds: float) -> float:
+    """The moment when so many have arrived. TimeoutError when nothing has come for a while."""
+    last, since = -1, time.perf_counter()
+    while (now := sink.count()) < count:
+        if now != last:
+            last, since = now, time.perf_counter()
+        if time.perf_counter() - since > quiet_seconds:
+            raise TimeoutError(f"{now} of {count} messages had arrived when they stopped coming")
+        time.sleep(0.002)
+    return time.perf_counter()
 
 
 class Sink:
@@ -66,14 +86,7 @@ class Sink:
 
     def wait_for(self, count: int) -> float:
         """The moment when so many have arrived. TimeoutError when nothing comes any more."""
-        last, since = -1, time.perf_counter()
-        while (now := self.count()) < count:
-            if now != last:
-                last, since = now, time.perf_counter()
-            if time.perf_counter() - since > QUIET_SECONDS:
-                raise TimeoutError(f"{now} of {count} messages had arrived when they stopped coming")
-            time.sleep(0.002)
-        return time.perf_counter()
+        return wait_for(self, count, QUIET_SECONDS)
 
     def close(self) -> None:
         """Ends it."""
@@ -195,7 +208,10 @@ def server(
             preexec_fn=cost.enter,  # noqa: PLW1509 - no thread runs yet when a server starts
         )
     try:
-        wait_until(lambda: process.poll() is not None or answers(port), f"{name} to be ready")
+        try:
+            wait_until(lambda: process.poll() is not None or answers(port), f"{name} to be ready")
+        except AssertionError as error:
+            raise RuntimeError(f"{error}:\n{(directory / 'output').read_text()}") from error
         if process.poll() is not None:
             raise RuntimeError(f"{name} did not start:\n{(directory / 'output').read_text()}")
         cost.watch(process.pid)

@@ -4,44 +4,42 @@ import argparse
 import json
 import os
 import platform
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
+import cells
 import msgspec
-from load import Cost, Sink, push, server
+from load import Sink, push
+from own_ends import Certificate, OwnSink, send
+from servers import SERVERS, Place, fresh_directory
+from tls_load import ceiling, make_certificate
 
-from peer_programs import environment, free_port, program, run_client
-from peer_servers import lay_out_postfix
+from peer_programs import free_port, run_client
 
 WARM_UP = 500  # messages
 
-# Chosen for throughput on loopback; durability is untouched (Postfix syncs each queue file before its 250). It logs to a
-# syslog socket that nobody reads, so logging costs it next to nothing.
-TUNED_POSTFIX = {
-    "myhostname": "relay.bench.test",
-    "mynetworks": "127.0.0.0/8",
-    "maillog_file": "",
-    "in_flow_delay": "0",
-    "max_use": "100000",
-    "smtp_connection_cache_on_demand": "no",
-    "smtpd_client_connection_rate_limit": "0",
-    "receive_override_options": "no_address_mappings,no_header_body_checks,no_unknown_recipient_checks",
-    "local_header_rewrite_clients": "",
-    "smtputf8_enable": "no",
-    "enable_original_recipient": "no",
-    "qmgr_message_active_limit": "100000",
-    "qmgr_message_recipient_limit": "100000",
-    "default_process_limit": "200",
-}
+
+class Load(msgspec.Struct, frozen=True):
+    """What is sent in one run. `kept` sessions carry many messages each, others one. `counts` are messages for Posthouse and for
+    Postfix, so that the two take about equally long. With `tls` our own ends speak STARTTLS on both sides."""
+
+    sessions: int
+    size: int
+    kept: bool
+    counts: tuple[int, int]
+    tls: bool = False
+
+    def count_for(self, server: str) -> int:
+        """How many messages a server gets."""
+        return self.counts[server == "postfix"]
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -56,70 +54,63 @@ class Run(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def posthouse(directory: Path, port: int, sink_port: int, workers: int) -> Iterator[Cost]:
-    """Posthouse as shipped; only where it listens and where mail goes is said."""
-    configuration = directory / "posthouse.toml"
-    configuration.write_text(
-        f'hostname = "relay.bench.test"\ndata_dir = "{directory}/data"\n'
-        + (f"workers = {workers}\n" if workers else "")
-        + f'[[listener]]\naddress = "127.0.0.1:{port}"\n'
-        f'[[route]]\ndomain = "*"\nto = ["smtp://127.0.0.1:{sink_port}"]\n'
-    )
-    command = [sys.executable, "-m", "posthouse", "serve", "--config", str(configuration)]
-    with server("posthouse", command, os.environ, directory, port) as cost:
-        yield cost
-
-
-@contextmanager
-def postfix(directory: Path, port: int, sink_port: int, _: int) -> Iterator[Cost]:
-    """Postfix, tuned."""
-    settings = {**TUNED_POSTFIX, "relayhost": f"[127.0.0.1]:{sink_port}"}
-    configuration = lay_out_postfix(directory, "127.0.0.1", port, settings)
-    command = [program("postfix", "usr/lib/postfix/sbin/master"), "-d", "-c", str(configuration)]
-    variables = {**environment("postfix"), "MAIL_CONFIG": str(configuration)}
-    with server("postfix", command, variables, directory, port) as cost:
-        yield cost
-
-
-SERVERS = {"posthouse": posthouse, "postfix": postfix}
-
-
-def measure(name: str, options: argparse.Namespace) -> Run:
-    """One run of one server, started fresh on an empty spool."""
-    count = options.count if name == "posthouse" else max(options.count // 4, 1)  # about equally long
-    keep = options.mode == "keep"
-    directory = Path(tempfile.mkdtemp(prefix=f"posthouse-bench-{name}-", dir=options.spool))
-    directory.chmod(0o755)
-    port, sink_port = free_port(), free_port()
-    sink = Sink(sink_port)
-    os.sync()
+def sink_for(certificate: Certificate | None) -> Iterator[Sink | OwnSink]:
+    """smtp-sink; our own where there is TLS."""
+    port = free_port()
+    sink = OwnSink(port, certificate=certificate) if certificate else Sink(port)
     try:
-        with SERVERS[name](directory, port, sink_port, options.workers) as cost:
-            push(port, WARM_UP, options.sessions, options.size, keep)
-            sink.wait_for(WARM_UP)
-            time.sleep(0.3)
-            cpu, began = cost.cpu_seconds(), time.perf_counter()
-            push(port, count, options.sessions, options.size, keep)
-            accepted = time.perf_counter()
-            delivered = sink.wait_for(WARM_UP + count)
-            cpu = cost.cpu_seconds() - cpu
-            time.sleep(0.2)
-            if sink.count() != WARM_UP + count:
-                print(f"{name}: {sink.count() - WARM_UP - count} more messages arrived than were sent", file=sys.stderr)
-        return Run(
-            name,
-            count / (accepted - began),
-            count / (delivered - began),
-            cpu / count * 1000,
-            cost.peak_pss_mb,
-            cost.peak_processes,
-        )
+        yield sink
     finally:
         sink.close()
-        shutil.rmtree(directory, ignore_errors=True)
 
 
-def summary(name: str, runs: list[Run]) -> dict[str, float]:
+def drive(port: int, count: int, load: Load) -> None:
+    """Sends by smtp-source, or by our own source where there is TLS."""
+    if not load.tls:
+        push(port, count, load.sessions, load.size, load.kept)
+        return
+    options = ["--sessions", str(load.sessions), "--count", str(count), "--size", str(load.size), "--tls"]
+    send(port, *options, *([] if load.kept else ["--single"]))
+
+
+def measure(name: str, load: Load, spool: str, workers: int = 0) -> Run:
+    """One run of one server, started fresh on an empty queue."""
+    with fresh_directory(name, spool) as directory, tempfile.TemporaryDirectory(prefix="posthouse-tls-") as tls:
+        certificate = make_certificate(Path(tls)) if load.tls else None
+        Path(tls).chmod(0o755)
+        with sink_for(certificate) as sink:
+            place = Place(directory, free_port(), sink.port, workers, certificate)
+            return measure_at(name, place, sink, load)
+
+
+def measure_at(name: str, place: Place, sink: Sink | OwnSink, load: Load) -> Run:
+    """One run of one server where its queue, empty or not, already is."""
+    count, before = load.count_for(name), sink.count()
+    with SERVERS[name](place) as cost:
+        warm_up = max(WARM_UP, load.sessions) if count > WARM_UP else load.sessions
+        drive(place.port, warm_up, load)
+        sink.wait_for(before + warm_up)
+        time.sleep(0.3)
+        cpu, began = cost.cpu_seconds(), time.perf_counter()
+        drive(place.port, count, load)
+        accepted = time.perf_counter()
+        delivered = sink.wait_for(before + warm_up + count)
+        cpu = cost.cpu_seconds() - cpu
+        time.sleep(0.2)
+        extra = sink.count() - before - warm_up - count
+        if extra:
+            print(f"{name}: {extra} more messages arrived than were sent", file=sys.stderr)
+    return Run(
+        name,
+        count / (accepted - began),
+        count / (delivered - began),
+        cpu / count * 1000,
+        cost.peak_pss_mb,
+        cost.peak_processes,
+    )
+
+
+def summary(name: str, runs: Sequence[Run]) -> dict[str, float]:
     """Medians over the runs of a server."""
     own = [run for run in runs if run.server == name]
     fields = ("accepted", "delivered", "cpu", "pss_mb", "processes")
@@ -139,47 +130,88 @@ def machine(spool: str) -> dict[str, str]:
     }
 
 
-def report(options: argparse.Namespace, runs: list[Run]) -> None:
-    """The table, or one JSON document."""
+def report(options: argparse.Namespace, load: Load, runs: list[Run]) -> None:
+    """The table of one load, or one JSON document."""
     medians = {name: summary(name, runs) for name in SERVERS}
     ratio = medians["posthouse"]["delivered"] / medians["postfix"]["delivered"]
     where = machine(options.spool)
     if options.json:
-        load = {key: getattr(options, key) for key in ("sessions", "size", "mode", "count", "runs", "workers")}
-        print(
-            json.dumps(
-                {
-                    "machine": where,
-                    "load": load,
-                    "ratio": ratio,
-                    "medians": medians,
-                    "runs": [msgspec.structs.asdict(run) for run in runs],
-                }
-            )
-        )
+        said = {**msgspec.structs.asdict(load), "runs": options.runs, "workers": options.workers}
+        every = [msgspec.structs.asdict(run) for run in runs]
+        print(json.dumps({"machine": where, "load": said, "ratio": ratio, "medians": medians, "runs": every}))
         return
     print(", ".join(f"{key} {value}" for key, value in where.items()))
-    print(
-        f"{options.size} octets, {options.sessions} sessions, {options.mode}; medians of {options.runs}, the two in turn\n"
-    )
+    how = "kept" if load.kept else "of one message"
+    tls = " under TLS" if load.tls else ""
+    print(f"{load.size} octets, {load.sessions} sessions {how}{tls}; medians of {options.runs}, the two in turn\n")
     print(
         "| server | accepted/s | delivered/s | CPU s per 1,000 | memory (PSS) | processes |\n|---|---|---|---|---|---|"
     )
     for name, of in medians.items():
-        print(
-            f"| {name} | {of['accepted']:,.0f} | {of['delivered']:,.0f} | {of['cpu']:.2f} | {of['pss_mb']:.0f} MB | {of['processes']:.0f} |"
-        )
+        rates = f"{of['accepted']:,.0f} | {of['delivered']:,.0f}"
+        print(f"| {name} | {rates} | {of['cpu']:.2f} | {of['pss_mb']:.0f} MB | {of['processes']:.0f} |")
     print(f"\nPosthouse delivers {ratio:.1f} times as many messages a second as Postfix.")
+
+
+def tell(number: int, name: str, run: Run, what: str = "") -> None:
+    """Progress, on standard error."""
+    print(
+        f"run {number + 1}, {what}{name}: {run.delivered:,.0f} delivered/s, {run.cpu:.2f} CPU s per 1,000",
+        file=sys.stderr,
+    )
+
+
+def one_load(options: argparse.Namespace) -> None:
+    """Measures one load as the options say."""
+    counts = (options.count, max(options.count // 4, 1))
+    load = Load(options.sessions, options.size, options.mode == "keep", counts, options.tls)
+    runs = []
+    for number in range(options.runs):
+        for name in SERVERS:
+            run = measure(name, load, options.spool, options.workers)
+            runs.append(run)
+            tell(number, name, run)
+    report(options, load, runs)
+
+
+def whole_table(options: argparse.Namespace) -> None:
+    """Measures every cell: each run goes through all of them, so that all drift with the machine alike."""
+    began = time.perf_counter()
+    runs: dict[str, list[Run]] = {cell.name: [] for cell in cells.LOADS}
+    ceilings = []
+    for number in range(options.runs):
+        for cell in cells.LOADS:
+            load = Load(cell.sessions, cell.size, cell.kept, cells.counts_of(cell, options.quick), cell.tls)
+            for name in SERVERS:
+                run = measure(name, load, options.spool, options.workers)
+                runs[cell.name].append(run)
+                tell(number, name, run, f"{cell.name}, ")
+        ceilings.append(ceiling(2000 if options.quick else 20_000, 20, 4096))
+    medians = {cell: {name: summary(name, of) for name in SERVERS} for cell, of in runs.items()}
+    rows = cells.judge(medians)
+    where = machine(options.spool)
+    if options.json:
+        every = {cell: [msgspec.structs.asdict(run) for run in of] for cell, of in runs.items()}
+        table = [msgspec.structs.asdict(row) for row in rows]
+        print(json.dumps({"machine": where, "table": table, "ceiling": ceilings, "medians": medians, "runs": every}))
+        return
+    print(", ".join(f"{key} {value}" for key, value in where.items()))
+    print(f"medians of {options.runs}, the two in turn; {(time.perf_counter() - began) / 60:.0f} minutes\n")
+    print("\n".join(cells.lines(rows)))
+    print(f"\nOur own TLS source straight to our own sink: {statistics.median(ceilings):,.0f} messages/s.")
 
 
 def main() -> int:
     """0 when every run came to its end."""
     parser = argparse.ArgumentParser(prog="benchmarks/relay", description=__doc__)
-    parser.add_argument("--runs", type=int, default=3, help="how often each server is measured")
+    parser.add_argument("--table", action="store_true", help="all loads that the project has a floor for, in one table")
+    parser.add_argument("--quick", action="store_true", help="with --table: a few messages, only to see that it works")
+    parser.add_argument("--runs", type=int, default=0, help="how often each server is measured (3; with --table 5)")
     parser.add_argument("--sessions", type=int, default=20, help="client sessions at once")
     parser.add_argument("--size", type=int, default=4096, help="octets of a message")
     parser.add_argument("--count", type=int, default=16_000, help="messages of a run; Postfix gets a quarter of them")
     parser.add_argument("--mode", choices=("keep", "single"), default="keep", help="many messages a session, or one")
+    parser.add_argument("--tls", action="store_true", help="STARTTLS on both sides, with our own source and sink")
     parser.add_argument("--workers", type=int, default=0, help="Posthouse's workers; 0: one per core")
     parser.add_argument("--spool", default="/var/tmp", help="where the queues are; a real disk, not a tmpfs")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of the table")
@@ -187,16 +219,11 @@ def main() -> int:
     if os.geteuid() != 0:
         print("benchmarks/relay: Postfix can only be started by root", file=sys.stderr)
         return 2
-    runs = []
-    for number in range(options.runs):
-        for name in SERVERS:
-            run = measure(name, options)
-            runs.append(run)
-            print(
-                f"run {number + 1}, {name}: {run.delivered:,.0f} delivered/s, {run.cpu:.2f} CPU s per 1,000",
-                file=sys.stderr,
-            )
-    report(options, runs)
+    options.runs = options.runs or (5 if options.table else 3)
+    if options.table:
+        whole_table(options)
+    else:
+        one_load(options)
     return 0
 
 
