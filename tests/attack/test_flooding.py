@@ -196,3 +196,29 @@ def test_a_content_that_ends_while_the_disk_is_behind_is_answered_and_the_sessio
         siege.end()
         siege.until(lambda: not siege.served.server.connections, "the connection to be gone")
         siege.ask(siege.served.spool.close)
+
+
+def test_many_unfinished_contents_go_to_disk_before_they_fill_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("posthouse.relay.session.MOST_ARRIVING", 100_000)
+    body = b"Subject: x\r\n\r\n" + b"0123456789abcde\r\n" * 3000
+
+    def open_spool() -> SqliteSpool:
+        return SqliteSpool(tmp_path / "spool", 1, loop=asyncio.get_running_loop(), settings=SMALL)
+
+    with besieged(settings=SETTINGS, open_spool=open_spool) as siege:
+        intake = siege.served.desk.intake
+        wires = siege.wires(20)
+        for wire in wires:
+            wire.ready_for_data()
+            wire.send(body)
+        siege.until(lambda: len(list(tmp_path.rglob("content/m*"))) >= 15, "most contents to be on disk")
+        assert siege.ask(lambda: intake.arriving) <= 100_000
+        for wire in wires[:15]:
+            assert wire.say(b".\r\n").startswith("250")
+        siege.end()
+        siege.until(lambda: not siege.served.server.connections, "the connections to be gone")
+        assert siege.ask(lambda: intake.arriving) == 0
+        assert {message.content.size_bytes for _, message in siege.served.kept.messages} == {len(body)}
+        siege.ask(siege.served.spool.close)

@@ -4,12 +4,13 @@ import asyncio
 import base64
 import socket
 import ssl
+import struct
 from collections.abc import Awaitable, Callable
 
 import pytest
 import trustme
 
-from posthouse.net.server import Timeouts
+from posthouse.net.connection import Timeouts, _peer_of
 from posthouse.policy.facts import Role
 from posthouse.smtp.server import ServerSettings
 from serving import serving
@@ -317,3 +318,53 @@ def test_a_half_closed_client_still_gets_its_answers() -> None:
                 assert b"250 2.0.0 Queued as" in data
 
     run(scene)
+
+
+def test_a_proxied_client_with_port_0_and_one_of_a_link_local_network_are_served() -> None:
+    async def scene() -> None:
+        async with serving(is_proxy=lambda _address: True) as served:
+            for header in (b"PROXY TCP4 127.0.0.1 127.0.0.1 0 0\r\n", b"PROXY TCP6 fe80::1 fe80::2 1 2\r\n"):
+                talk = await served.connect()
+                await talk.send(header)
+                await talk.hello()
+                for line in ("MAIL FROM:<a@there.test>", "RCPT TO:<b@here.test>", "DATA"):
+                    await talk.say(line)
+                assert (await talk.say(b"x\r\n.\r\n")).startswith("250")
+                await talk.close()
+
+    run(scene)
+
+
+class FakeSocket:
+    def __init__(self, family: int, credentials: bytes = b"") -> None:
+        self.family = family
+        self._credentials = credentials
+
+    def getsockopt(self, _level: int, _option: int, _octets: int) -> bytes:
+        return self._credentials
+
+
+class FakeTransport:
+    def __init__(self, sock: FakeSocket, name: object = None) -> None:
+        self._known = {"socket": sock, "peername": name}
+
+    def get_extra_info(self, what: str) -> object:
+        return self._known[what]
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        (("fe80::1%eth0", 25, 0, 2), "fe80::1"),
+        (("::ffff:192.0.2.1", 25, 0, 0), "192.0.2.1"),
+        (("192.0.2.1", 25), "192.0.2.1"),
+        (None, ""),
+    ],
+)
+def test_the_peer_is_known_by_its_address_alone(name: object, address: str) -> None:
+    assert _peer_of(FakeTransport(FakeSocket(socket.AF_INET6), name)).address == address  # type: ignore[arg-type]
+
+
+def test_a_uid_beyond_two_to_the_31_is_a_uid() -> None:
+    credentials = struct.pack("iII", 4711, 4_294_967_294, 0)
+    assert _peer_of(FakeTransport(FakeSocket(socket.AF_UNIX, credentials))).uid == 4_294_967_294  # type: ignore[arg-type]

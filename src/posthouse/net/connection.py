@@ -480,7 +480,10 @@ class ServerProtocol(asyncio.Protocol):
             now = self._loop.time()
             self._deadline, self._drain_end = now + DRAIN_SECONDS, now + DRAIN_MOST_SECONDS
             self._steer_reading()
-            self._transport.write_eof()
+            try:
+                self._transport.write_eof()
+            except OSError:  # the client is gone: nothing can be shut any more
+                self.abort()
         else:
             self._close()
 

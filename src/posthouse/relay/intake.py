@@ -35,6 +35,8 @@ class Intake:
         self.spool = spool
         self._scheduler = scheduler
         self._clock = clock
+        self.arriving = 0
+        """Octets of contents that clients are still sending and that memory holds, all sessions together."""
 
     def room_for(self, size_bytes: int) -> SpoolError | None:
         """None when a message of that size may come, else why not."""

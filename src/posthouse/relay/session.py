@@ -44,6 +44,9 @@ from posthouse.spool.api import Clock, ContentSink, SpoolError, SpoolFull
 SPILL_OCTETS = 64 * 1024
 """A content larger than this goes to disk as it arrives, so that memory stays bounded whatever clients send."""
 
+MOST_ARRIVING = 64 * 1024 * 1024
+"""Octets of unfinished contents that memory may hold for all clients together; beyond, even small ones go to disk."""
+
 _SENDER_OK = Reply(250, "2.1.0", ("Sender OK",))
 _RECIPIENT_OK = Reply(250, "2.1.5", ("Recipient OK",))
 _LOGGED_IN = Reply(235, "2.7.0", ("Authentication succeeded",))
@@ -119,6 +122,7 @@ class _Transaction:
         "accepted",
         "draft_parameters",
         "failure",
+        "held",
         "pieces",
         "queue_id",
         "recipients",
@@ -134,6 +138,7 @@ class _Transaction:
         self.accepted = 0
         self.pieces: list[bytes] = []
         self.size = 0
+        self.held = 0  # octets of it that `Intake.arriving` counts
         self.queue_id = 0
         self.sink: ContentSink | None = None
         self.failure: SpoolError | None = None
@@ -307,7 +312,10 @@ class Session:
                 transaction.sink.write(data)
             else:
                 transaction.pieces.append(data)
-                if transaction.size > SPILL_OCTETS:
+                transaction.held += len(data)
+                intake = self._desk.intake
+                intake.arriving += len(data)
+                if transaction.size > SPILL_OCTETS or intake.arriving > MOST_ARRIVING:
                     self._spill(transaction)
         except SpoolError as error:
             self._fail(transaction, error)
@@ -322,13 +330,20 @@ class Session:
         transaction.sink = sink
         octets = b"".join(transaction.pieces)
         transaction.pieces = [header_of(octets)]
+        self._let_go(transaction)
         sink.write(octets)
+
+    def _let_go(self, transaction: _Transaction) -> None:
+        """The content is no longer arriving in memory."""
+        self._desk.intake.arriving -= transaction.held
+        transaction.held = 0
 
     def _fail(self, transaction: _Transaction, error: SpoolError) -> None:
         """The content can't be kept: what is still to come of it is not, and its end is answered with the cause."""
         self._end_draining()
         transaction.failure = error
         transaction.pieces.clear()
+        self._let_go(transaction)
         if transaction.sink is not None:
             transaction.sink.abandon()
             transaction.sink = None
@@ -372,6 +387,7 @@ class Session:
         self._end_draining()
         if transaction is None:
             return Reply(451, "4.3.0", ("The message was lost on the way in; please send it again",))
+        self._let_go(transaction)
         if transaction.failure is not None:
             return _reply_for(transaction.failure)
         self._messages += 1
@@ -484,8 +500,11 @@ class Session:
     def _drop_transaction(self) -> None:
         transaction = self._transaction
         self._transaction = None
+        if transaction is None:
+            return
         self._end_draining()
-        if transaction is not None and transaction.sink is not None:
+        self._let_go(transaction)
+        if transaction.sink is not None:
             transaction.sink.abandon()
 
 
