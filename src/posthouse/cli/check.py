@@ -24,7 +24,7 @@ def command(config_path: Path | None, as_json: bool, mta: str | None, path: Path
     if mta is not None:
         fail(f"check --mta {mta} is not built yet; only Posthouse's own configuration can be checked")
     if path is not None:
-        fail(f"check takes the configuration by --config: posthouse check --config {path}")
+        fail(f"check takes the configuration by --config: `posthouse check --config {path}`")
     return _check(config_path, as_json=as_json)
 
 

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import click
 
-from posthouse.cli.options import ExitStatus, config_option, fail
+from posthouse.cli.options import ExitStatus, as_typed, config_option, fail
 
 T = TypeVar("T")
 
@@ -76,7 +76,7 @@ def command(config_path: Path | None) -> int:
     signal.signal(signal.SIGTERM, _leave)
     with tempfile.TemporaryDirectory(prefix="posthouse-demo-") as name:
         _show_all(Path(name))
-    click.echo("\nThat was all; nothing is left of it. Your own: `posthouse init`, then `posthouse serve`.")
+    click.echo(as_typed("\nThat was all; nothing is left of it. Your own: `posthouse init`, then `posthouse serve`."))
     return ExitStatus.DONE
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from posthouse.cli.options import config_option, fail
+from posthouse.cli.options import as_typed, config_option, fail
 from posthouse.config.compose import Wishes, compose_config
 from posthouse.config.search import HERE, machine_name
 
@@ -49,7 +49,7 @@ def command(config_path: Path | None, yes: bool, smart_host_password_stdin: bool
     _prove(text, path)
     _write(path, text, password)
     config = "" if path == HERE else f" --config {path}"
-    click.echo(f"{path} is written, and no stranger can relay by it. Start with: posthouse serve{config}")
+    click.echo(as_typed(f"{path} is written, and no stranger can relay by it. Start with `posthouse serve{config}`"))
 
 
 def _wishes(given: dict[str, object]) -> Wishes:

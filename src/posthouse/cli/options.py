@@ -5,6 +5,7 @@ Use as decorators on a click command: `@config_option` passes `config_path` (Pat
 """
 
 import enum
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +35,16 @@ class Fault(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         """One line on standard error."""
-        print(f"posthouse: {self.message}", file=file or sys.stderr)
+        print(f"posthouse: {as_typed(self.message)}", file=file or sys.stderr)
+
+
+def as_typed(sentence: str) -> str:
+    """A sentence whose commands (`posthouse serve`) are written as this user must type them: a checkout has no command in PATH.
+
+    The checkout's launcher says in POSTHOUSE_CALLED how it was called.
+    """
+    called = os.environ.get("POSTHOUSE_CALLED", "")
+    return sentence.replace("`posthouse ", f"`{called} ") if called else sentence
 
 
 def fail(sentence: str, status: int = ExitStatus.USAGE) -> NoReturn:

@@ -6,6 +6,7 @@ loads none of them.
 
 import contextlib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 import click
 
 import posthouse
-from posthouse.cli.options import ExitStatus, Fault, config_option
+from posthouse.cli.options import ExitStatus, Fault, as_typed, config_option
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("posthouse.cli.serve", "Run the mail relay in the foreground."),
@@ -78,10 +79,12 @@ def run(arguments: Sequence[str]) -> int:
         error.show()
         return error.status
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        sys.stderr.write(as_typed(shown.getvalue()))
         return error.exit_code
     except ConfigError as error:
-        print(f"posthouse: {error}", file=sys.stderr)
+        print(f"posthouse: {as_typed(str(error))}", file=sys.stderr)
         return ExitStatus.USAGE
     except click.exceptions.Exit as leaving:
         return leaving.exit_code

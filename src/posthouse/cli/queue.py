@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from posthouse.cli import queue_text
-from posthouse.cli.options import ExitStatus, config_option, fail, json_option, print_json
+from posthouse.cli.options import ExitStatus, as_typed, config_option, fail, json_option, print_json
 from posthouse.config import find_local
 from posthouse.config.values import duration
 from posthouse.mail.envelope import parse_queue_id, queue_id_text
@@ -118,7 +118,7 @@ def list_(wanted: Wanted, limit: int, after: str, summary: bool, config_path: Pa
     for entry in page:
         _print_lines(queue_text.entry_lines(entry, now))
     if last is not None:
-        click.echo(f"There is more: posthouse queue list --after {last}")
+        click.echo(as_typed(f"There is more: `posthouse queue list --after {last}`"))
     return ExitStatus.DONE
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from posthouse.cli.options import config_option, fail
+from posthouse.cli.options import as_typed, config_option, fail
 
 
 @click.command(name="serve", help="Run the mail relay in the foreground.")
@@ -23,5 +23,5 @@ def command(config_path: Path | None) -> int:
 
 def _say(line: str) -> None:
     """For people: standard error, at once."""
-    sys.stderr.write(line + "\n")
+    sys.stderr.write(as_typed(line) + "\n")
     sys.stderr.flush()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from posthouse.cli.options import ExitStatus, config_option, fail, json_option, print_json
+from posthouse.cli.options import ExitStatus, as_typed, config_option, fail, json_option, print_json
 from posthouse.smtp import address as smtp_address
 from posthouse.smtp.address import AddressError
 
@@ -33,7 +33,7 @@ def command(
     else:
         width = max(len(step.step) for step in answer.steps)
         for step in answer.steps:
-            click.echo(f"{step.step:<{width}}  {step.words}")
+            click.echo(f"{step.step:<{width}}  {as_typed(step.words)}")
         for line in answer.dialogue:
             click.echo(f"    {line}")
         click.echo(_WORDS[answer.verdict.value])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from posthouse.cli.options import ExitStatus, config_option, fail, json_option, print_json
+from posthouse.cli.options import ExitStatus, as_typed, config_option, fail, json_option, print_json
 
 if TYPE_CHECKING:
     from posthouse.config import Config
@@ -72,7 +72,7 @@ def list_accounts(config_path: Path | None, as_json: bool) -> None:
     elif names:
         click.echo("\n".join(names))
     else:
-        click.echo("there are no accounts; `posthouse user add NAME` makes one", err=True)
+        click.echo(as_typed("there are no accounts; `posthouse user add NAME` makes one"), err=True)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ def describe(config: Config, addresses: Sequence[str]) -> list[str]:
     ]
     lines.append(f"  relays for   {_relays_for(config)}")
     lines += [f"  takes mail   {words}" for words in _takes_for(config)]
-    lines.append("  relays not   for anyone else: they get 550 5.7.1 (posthouse check proves it)")
+    lines.append("  relays not   for anyone else: they get 550 5.7.1 (`posthouse check` proves it)")
     lines.append(f"  data in      {config.data_dir}")
     example = _example(config, addresses)
     if example:

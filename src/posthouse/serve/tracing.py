@@ -95,7 +95,7 @@ class _Tracer:
         facts = self._facts()
         self._note("client", _client_words(facts))
         if not is_relay_on:
-            self._note("relay", "relaying is off (posthouse relay on)")
+            self._note("relay", "relaying is off (`posthouse relay on`)")
         decision = decide(facts, rules)
         if not isinstance(decision, Grant):
             return self._no(decision)
