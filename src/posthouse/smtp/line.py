@@ -17,6 +17,10 @@ ENDLESS_OCTETS = 65536
 """A line of more octets is not waited for."""
 
 
+PROGRESS_OCTETS = 4096
+"""Octets of content that count as progress, as a line does."""
+
+
 class LineFault(enum.Enum):
     """Why a line cannot be read as a command."""
 
@@ -33,13 +37,28 @@ class BadLine(msgspec.Struct, frozen=True):
 
 
 class Inbox:
-    """Octets received and not yet used: `buffer` from `at` on. A reader of content takes from them and moves `at`."""
+    """Octets received and not yet used: `buffer` from `at` on. A reader of content takes from them and moves `at`.
 
-    __slots__ = ("_after_bare_lf", "_head", "_last", "_lf_suffices", "_swallowed", "at", "buffer")
+    `mark` changes with each line and each PROGRESS_OCTETS of content that were used.
+    """
+
+    __slots__ = (
+        "_after_bare_lf",
+        "_head",
+        "_last",
+        "_lf_suffices",
+        "_since_mark",
+        "_swallowed",
+        "at",
+        "buffer",
+        "mark",
+    )
 
     def __init__(self, *, lf_suffices: bool) -> None:
         self.buffer = b""
         self.at = 0
+        self.mark = 0
+        self._since_mark = 0
         self._lf_suffices = lf_suffices
         self._after_bare_lf = False
         self._head = b""
@@ -61,6 +80,13 @@ class Inbox:
         self.at = self._swallowed = 0
         self._after_bare_lf = False
 
+    def note_used(self, octets: int) -> None:
+        """A reader of content has taken so many octets."""
+        self._since_mark += octets
+        if self._since_mark >= PROGRESS_OCTETS:
+            self._since_mark = 0
+            self.mark += 1
+
     def next_line(self, limit: Callable[[bytes], int]) -> bytes | BadLine | None:
         """The next line without its CRLF; None when it has not come whole. `limit` tells the octets a line may have by its head."""
         buffer, at = self.buffer, self.at
@@ -72,10 +98,12 @@ class Inbox:
         self.at = end + 1
         line = buffer[at:end]
         if len(line) < HEAD_OCTETS and line.endswith(b"\r") and not self._after_bare_lf and not self._head:
+            self.mark += 1
             return line[:-1]
         return self._judge(line, limit)
 
     def _judge(self, line: bytes, limit: Callable[[bytes], int]) -> bytes | BadLine:
+        self.mark += 1
         is_crlf = (line or self._last).endswith(b"\r")
         was_bare = self._after_bare_lf
         octets = self._swallowed + len(line)
@@ -102,4 +130,7 @@ class Inbox:
         self._swallowed += len(waiting)
         self.buffer = b""
         self.at = 0
-        return BadLine(head, LineFault.ENDLESS) if self._swallowed > ENDLESS_OCTETS else None
+        if self._swallowed <= ENDLESS_OCTETS:
+            return None
+        self.mark += 1
+        return BadLine(head, LineFault.ENDLESS)

@@ -74,8 +74,6 @@ from posthouse.smtp.transaction import NO_TRANSACTION, Transaction
 __all__ = ["CLOSED", "CONTENT_WELCOME", "NEED_DATA", "PAUSED", "Dialect", "Ending", "LocalProtocolError"]
 __all__ += ["ServerConnection", "ServerSettings", "Signal", "Timeout"]
 
-PROGRESS_OCTETS = 4096
-
 # Bound here because an attribute of an enum class costs seven times a module's, and each command asks for several.
 _NOT_YET = Ending.NOT_YET
 _UNWELCOME, _HANDSHAKE = Phase.UNWELCOME, Phase.HANDSHAKE
@@ -107,8 +105,6 @@ class ServerConnection:
         self._swallow_left = 0
         self._after_swallowing: Callable[[], Event | None] = _nothing
         self._mails = 0
-        self._mark = 0
-        self._since_mark = 0
         self._content_limits = settings.content_limits
         self._too_large = answers.too_large(settings.size_limit)
         self._goodbye = reply(221, "2.0.0", f"{settings.hostname} closing the connection")
@@ -139,7 +135,7 @@ class ServerConnection:
     @property
     def timer_mark(self) -> int:
         """Changes with each command and each 4096 octets of content: a client that sends an octet now and then does not move it."""
-        return self._mark
+        return self._inbox.mark
 
     @property
     def buffered_bytes(self) -> int:
@@ -244,7 +240,6 @@ class ServerConnection:
         line = self._inbox.next_line(self._line_limit)
         if line is None:
             return NEED_DATA
-        self._mark += 1
         if isinstance(line, BadLine):
             return self._outbox.refuse_line(line, answers.LINE_TOO_LONG)
         if self._outbox.patience.is_refused_too_often:
@@ -263,7 +258,7 @@ class ServerConnection:
         if not octets:
             return NEED_DATA
         inbox.at = reader.read_until_end(inbox.buffer, inbox.at)
-        self._note_progress(octets)
+        inbox.note_used(octets)
         return self._report(reader, is_over=reader.ended)
 
     def _read_chunk(self) -> _Happened:
@@ -272,17 +267,18 @@ class ServerConnection:
         if not octets and transaction.chunk_left:
             return NEED_DATA
         is_over = transaction.read_chunk(inbox)
-        self._note_progress(octets - len(inbox))
+        inbox.note_used(octets - len(inbox))
         return self._report(transaction.reader, is_over=is_over)
 
     def _read_swallowed(self) -> _Happened:
         """The octets of a BDAT that is refused: they are announced, so they come, and they are no commands (RFC 3030 2)."""
-        octets = min(len(self._inbox), self._swallow_left)
+        inbox = self._inbox
+        octets = min(len(inbox), self._swallow_left)
         if not octets and self._swallow_left:
             return NEED_DATA
-        self._inbox.at += octets
+        inbox.at += octets
+        inbox.note_used(octets)
         self._swallow_left -= octets
-        self._note_progress(octets)
         if self._swallow_left:
             return NEED_DATA
         self._step = _STEPS[self._phase]
@@ -292,7 +288,6 @@ class ServerConnection:
         line = self._inbox.next_line(lambda _head: AUTH_LINE_OCTETS)
         if line is None:
             return NEED_DATA
-        self._mark += 1
         if isinstance(line, BadLine):
             self._enter(Cause.LOGIN_OVER)
             return self._outbox.refuse_line(BadLine(A_RESPONSE, line.fault), answers.RESPONSE_TOO_LONG)
@@ -561,12 +556,6 @@ class ServerConnection:
 
     def _line_limit(self, head: bytes) -> int:
         return command_line_limit(head, self._standing.offers)
-
-    def _note_progress(self, octets: int) -> None:
-        self._since_mark += octets
-        if self._since_mark >= PROGRESS_OCTETS:
-            self._since_mark = 0
-            self._mark += 1
 
 
 def _nothing() -> None:
