@@ -5,6 +5,7 @@ import os
 import signal
 import smtplib
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Message
 
 from posthouse.serve.control import ControlError, ask
+from posthouse_server import write_certificate
 from serve_fake import serving, until, write_config
 
 LOCAL = """
@@ -214,6 +216,33 @@ def test_reload_with_an_unusable_certificate_is_refused_with_its_name(config: Pa
         with pytest.raises(ControlError, match=r"cert\.pem"):
             ask(tmp_path / "data", "reload")
         assert server.stop() == 0
+
+
+def test_sighup_puts_a_new_certificate_in_force_and_open_sessions_go_on(config: Path, tmp_path: Path) -> None:
+    write_certificate(tmp_path)
+    tls = f'tls = {{ certificate = "{tmp_path}/cert.pem", key = "{tmp_path}/key.pem" }}'
+    config.write_text(config.read_text() + f'[[listener]]\naddress = "127.0.0.1:{_free_port()}"\n{tls}\n')
+    with serving(config, is_fake=False) as server:
+        port = server.ready()[1]
+        (old,) = _certificates(port)
+        with smtplib.SMTP("127.0.0.1", port, timeout=20) as client:
+            client.starttls()
+            write_certificate(tmp_path)
+            server.signal(signal.SIGHUP)
+            until(lambda: _certificates(port) != [old])
+            client.sendmail("me@mx.example.org", "you@here.example", "Subject: under the old one\r\n\r\n")
+        until(lambda: _box(tmp_path) == ["under the old one"])
+        assert server.stop() == 0
+
+
+def _certificates(port: int) -> list[bytes]:
+    """What a new session gets by STARTTLS."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with smtplib.SMTP("127.0.0.1", port, timeout=20) as client:
+        client.starttls(context=context)
+        assert isinstance(client.sock, ssl.SSLSocket)
+        return [client.sock.getpeercert(binary_form=True) or b""]
 
 
 def test_sigterm_answers_what_is_under_way_and_says_421_to_the_idle(config: Path, tmp_path: Path) -> None:
