@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import cells
 import msgspec
-from load import Sink, push
+from load import Cost, Sink, push
 from own_ends import Certificate, OwnSink, send
 from servers import SERVERS, Place, fresh_directory
 from tls_load import ceiling, make_certificate
@@ -85,21 +85,26 @@ def measure(name: str, load: Load, spool: str, workers: int = 0) -> Run:
 
 def measure_at(name: str, place: Place, sink: Sink | OwnSink, load: Load) -> Run:
     """One run of one server where its queue, empty or not, already is."""
-    count, before = load.count_for(name), sink.count()
     with SERVERS[name](place) as cost:
-        warm_up = max(WARM_UP, load.sessions) if count > WARM_UP else load.sessions
-        drive(place.port, warm_up, load)
-        sink.wait_for(before + warm_up)
-        time.sleep(0.3)
-        cpu, began = cost.cpu_seconds(), time.perf_counter()
-        drive(place.port, count, load)
-        accepted = time.perf_counter()
-        delivered = sink.wait_for(before + warm_up + count)
-        cpu = cost.cpu_seconds() - cpu
-        time.sleep(0.2)
-        extra = sink.count() - before - warm_up - count
-        if extra:
-            print(f"{name}: {extra} more messages arrived than were sent", file=sys.stderr)
+        return measure_running(name, cost, place.port, sink, load)
+
+
+def measure_running(name: str, cost: Cost, port: int, sink: Sink | OwnSink, load: Load) -> Run:
+    """One run of a server that is up."""
+    count, before = load.count_for(name), sink.count()
+    warm_up = max(WARM_UP, load.sessions) if count > WARM_UP else load.sessions
+    drive(port, warm_up, load)
+    sink.wait_for(before + warm_up)
+    time.sleep(0.3)
+    cpu, began = cost.cpu_seconds(), time.perf_counter()
+    drive(port, count, load)
+    accepted = time.perf_counter()
+    delivered = sink.wait_for(before + warm_up + count)
+    cpu = cost.cpu_seconds() - cpu
+    time.sleep(0.2)
+    extra = sink.count() - before - warm_up - count
+    if extra:
+        print(f"{name}: {extra} more messages arrived than were sent", file=sys.stderr)
     return Run(
         name,
         count / (accepted - began),
