@@ -96,6 +96,24 @@ def test_a_content_that_never_ends_does_not_hold_up_the_end() -> None:
 
 
 @pytest.mark.slow
+def test_a_next_hop_that_never_answers_does_not_hold_up_the_end() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        port = hanging.getsockname()[1]
+        with attacked(LOCAL + route_to(f"smtp://127.0.0.1:{port}")) as (posthouse, process):
+            wire = Wire(posthouse.port)
+            wire.hello()
+            wire.send(LETTER + BODY + b".\r\n")
+            assert replies(wire, 4) == ["250", "250", "354", "250"]
+            wire.close()
+            next_hop, _ = hanging.accept()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+            next_hop.close()
+            (waiting,) = posthouse.json("queue", "list")["messages"]
+            assert "far.test" in str(waiting), "it is tried again"
+
+
+@pytest.mark.slow
 def test_told_to_stop_twice_it_ends_at_once() -> None:
     with attacked() as (posthouse, process):
         wire = Wire(posthouse.port)

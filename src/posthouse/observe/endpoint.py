@@ -97,6 +97,7 @@ class Endpoint:
                 await writer.drain()
         except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
             log.debug("metrics-client-lost", error=type(error).__name__)
+            writer.transport.abort()  # a client that does not read must not keep its descriptor
         finally:
             self._clients -= 1
             with contextlib.suppress(OSError):

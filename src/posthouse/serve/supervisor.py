@@ -40,8 +40,8 @@ from posthouse.serve.weekly import send_weekly_usage
 if TYPE_CHECKING:
     from posthouse.observe.endpoint import Endpoint
 
-STOP_SECONDS = 30.0
-"""How long attempts under way may take after SIGTERM."""
+STOP_SECONDS = 28.0
+"""How long attempts under way may take after SIGTERM: the process has ended within 30."""
 
 HURRIED_STOP_SECONDS = 2.0
 
