@@ -1,8 +1,18 @@
 """For the whole suite: what was not run is said by name, with the reason."""
 
+import os
 from collections import defaultdict
 
 import pytest
+
+from posthouse.observe import log
+
+_nowhere = open(os.devnull, "w")  # noqa: SIM115 - as long as the run
+
+
+def pytest_configure() -> None:
+    """What rooms log inside the tests' own processes would drown the dots; servers under test write to files of their own."""
+    log.configure("json", "info", _nowhere)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
