@@ -3,6 +3,7 @@
 import io
 import stat
 import sys
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from posthouse.cli.program import run
 from posthouse.config import load_config, load_text
 from posthouse.config.compose import Wishes, compose_config
+from posthouse.policy.gateways import Gateway
+from posthouse.serve.machine import Surroundings
 
 
 @pytest.fixture
@@ -87,6 +90,8 @@ def test_a_password_that_is_there_is_not_overwritten(init):
         ("--smart-host-user me", "needs --smart-host"),
         ("--smart-host a.example:587 --smart-host-user me", "--smart-host-password-stdin"),
         ("--smart-host a.example:x", "to smtp://a.example:x"),
+        ("--relay-to smtp://192.0.2.9", "--relay-to needs --relay-domain"),
+        ("--deliver-to pipe:", "--deliver-to needs --local-domain"),
     ],
 )
 def test_a_wish_that_cannot_be_is_refused_and_nothing_is_written(init, capsys, words, sentence):
@@ -111,7 +116,9 @@ def test_on_a_terminal_it_asks_and_takes_what_stands_in_brackets(tmp_path):
     import subprocess
 
     ours, theirs = pty.openpty()
-    os.write(ours, b"mx.example.org\n\nsmart.example.net:587\nme\n\n")
+    os.write(
+        ours, b"mx example\nmx.example.org\nmx.example.org\n\nnobody\n\nsmart.example.net:x\nsmart.example.net\nme\n"
+    )
     command = [sys.executable, "-m", "posthouse", "init"]
     with subprocess.Popen(
         command, stdin=theirs, stderr=subprocess.PIPE, cwd=tmp_path, start_new_session=True
@@ -122,12 +129,40 @@ def test_on_a_terminal_it_asks_and_takes_what_stands_in_brackets(tmp_path):
             assert octet, asked
             asked += octet
         os.write(ours, b"geheim wort\n")
-        process.communicate(timeout=60)
+        asked += process.communicate(timeout=60)[1]
     os.close(ours)
     os.close(theirs)
     assert process.returncode == 0
+    assert asked.count(b"Error: ") == 4  # each answer is judged at once, not when all are given
     config = load_config(tmp_path / "posthouse.toml")
     assert config.hostname == "mx.example.org"
     assert [(listener.host, listener.port) for listener in config.listeners] == [("127.0.0.1", 2525)]
+    assert config.routes[0].to == ("smtp://smart.example.net:587",)
     assert config.routes[0].login.user == "me"
     assert (tmp_path / "smart-host.password").read_text() == "geheim wort\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "to"),
+    [
+        ("--smart-host a.example", "smtp://a.example:25"),
+        ("--smart-host a.example --smart-host-user me", "smtp://a.example:587"),
+        ("--smart-host [2001:db8::1] --smart-host-user me", "smtp://[2001:db8::1]:587"),
+        ("--smart-host smtps://a.example --smart-host-user me", "smtps://a.example:465"),
+        ("--smart-host a.example:26 --smart-host-user me", "smtp://a.example:26"),
+    ],
+)
+def test_a_smart_host_without_a_port_has_the_one_that_is_meant(init, words, to):
+    assert init(*words.split(), "--smart-host-password-stdin", stdin="secret\n") == 0
+    assert load_config().routes[0].to == (to,)
+
+
+@pytest.mark.parametrize(
+    ("words", "status"), [("", 2), ("--gateway-as-stranger 192.0.2.1", 0), ("--gateway-trusted 192.0.2.1", 0)]
+)
+def test_a_network_with_a_gateway_in_it_asks_for_an_option_by_its_name(init, capsys, monkeypatch, words, status):
+    gateway = Gateway(ip_address("192.0.2.1"), "a default gateway of this machine")
+    monkeypatch.setattr("posthouse.serve.closure.look_around", lambda: Surroundings((gateway,)))
+    assert init("--yes", "--trust", "192.0.2.0/24", *words.split()) == status
+    said = capsys.readouterr().err
+    assert ("--gateway-as-stranger or --gateway-trusted" in said) == (status == 2)

@@ -16,6 +16,7 @@ from posthouse.config import (
     ProxyUse,
     TlsSettings,
     default_config,
+    find_local,
     find_warnings,
     load_config,
     load_text,
@@ -312,6 +313,7 @@ MISTAKES = {
     "postmaster without a domain": ('postmaster = "root"', 1, "is not a mail address"),
     "control characters": ('user = "a\\u0000b"', 1, "control characters"),
     "not toml": ("hostname = \n", 1, "this is not TOML"),
+    "section twice": ("[relay]\nlocal_domains = []\n[log]\n[relay]", 4, "there is a section [relay] above already"),
     "key twice": ("workers = 1\nworkers = 2", 2, "given twice"),
 }
 
@@ -329,6 +331,16 @@ def test_a_mistake_is_answered_with_its_line_and_the_remedy(name):
 
 def test_windows_line_ends_and_a_byte_order_mark_are_taken():
     assert load('\ufeffhostname = "a.example"\r\nworkers = 1\r\n').hostname == "a.example"
+
+
+def test_a_command_that_needs_the_data_directory_alone_reads_the_file_as_all_others_do(tmp_path):
+    path = tmp_path / "posthouse.toml"
+    path.write_text('\ufeffdata_dir = "here"\r\n')
+    assert find_local(path).data_dir == tmp_path / "here"
+    path.write_text("[relay]\n[relay]\n")
+    for read in (find_local, load_config):
+        with pytest.raises(ConfigError, match=r"posthouse\.toml:2: there is a section \[relay\] above already"):
+            read(path)
 
 
 def test_a_file_is_found_here_then_in_etc_then_nowhere(tmp_path, monkeypatch):

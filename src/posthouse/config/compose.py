@@ -17,6 +17,7 @@ class Wishes(msgspec.Struct, frozen=True):
     listen: tuple[str, ...] = ("127.0.0.1:2525",)
     trusted_networks: tuple[str, ...] = ("127.0.0.1", "::1")
     gateways_as_strangers: tuple[str, ...] = ()
+    gateways_trusted: tuple[str, ...] = ()
     local_domains: tuple[str, ...] = ()
     deliver_to: str = ""
     relay_domains: tuple[str, ...] = ()
@@ -85,6 +86,8 @@ def _relay(wishes: Wishes) -> str:
     ]
     if wishes.gateways_as_strangers:
         lines.append(f"gateways_as_strangers = {_array(wishes.gateways_as_strangers)}\n")
+    if wishes.gateways_trusted:
+        lines.append(f"gateways_trusted = {_array(wishes.gateways_trusted)}\n")
     local, relay = wishes.local_domains, wishes.relay_domains
     lines.append(_line("local_domains", _array(local) if local else "", '["example.org"]', "final destination here"))
     lines.append(

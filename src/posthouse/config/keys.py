@@ -203,9 +203,9 @@ _ROUTE = Section(
         Key(
             "tls",
             "opportunistic, required, verified or never",
-            "opportunistic; required with a login",
+            "opportunistic; required with a login at another machine",
             "`opportunistic` uses STARTTLS where offered; `required` defers without it; `verified` also demands a valid certificate "
-            "for the host's name; `never` does not try.",
+            "for the host's name; `never` does not try, and sends a password in the clear, wherever that goes.",
         ),
         Key("source_address", "IP address", "the system's choice", "The address that connections come from."),
         Key("hello_name", "host name", "hostname", "What we call ourselves in EHLO."),

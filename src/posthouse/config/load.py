@@ -13,7 +13,7 @@ from posthouse.config.error import ConfigError
 from posthouse.config.keys import LATER_ROLES
 from posthouse.config.places import find_places
 from posthouse.config.route import read_route
-from posthouse.config.search import default_data_dir, find_config, machine_name, read_bounded
+from posthouse.config.search import default_data_dir, find_config, machine_name, read_text
 from posthouse.config.settings import (
     Config,
     HistorySettings,
@@ -43,11 +43,7 @@ def load_config(path: Path | None = None) -> Config:
     found = find_config(path)
     if found is None:
         return default_config()
-    try:
-        toml = read_bounded(found).decode()
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{found} is not UTF-8 text (octet {error.start})") from None
-    return load_text(toml, found)
+    return load_text(read_text(found), found)
 
 
 def default_config() -> Config:
@@ -67,20 +63,25 @@ def load_text(toml: str, source: Path) -> Config:
     toml = toml.removeprefix("\ufeff").replace("\r\n", "\n")
     try:
         parsed = tomllib.loads(toml)
-    except tomllib.TOMLDecodeError as error:
-        raise _toml_fault(source, toml, str(error)) from None
-    except RecursionError:
-        raise ConfigError(f"{source} is nested too deeply") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise toml_fault(source, toml, error) from None
     document = Document(str(source), source.absolute().parent, find_places(toml))
     config = _read(document, Table(document, "", (), parsed), source)
     check_consistency(config, document)
     return config
 
 
-def _toml_fault(source: Path, toml: str, words: str) -> ConfigError:
-    match = _TOML_PLACE.match(words)
+def toml_fault(source: Path, toml: str, error: Exception) -> ConfigError:
+    """The error for what tomllib could not read, in plainer words and with the line."""
+    if isinstance(error, RecursionError):
+        return ConfigError(f"{source} is nested too deeply")
+    match = _TOML_PLACE.match(str(error))
     line = match[2] if match and match[2] else len(toml.rstrip().splitlines())
-    sentence = match[1] if match else words
+    sentence = match[1] if match else str(error)
+    section = re.fullmatch(r"Cannot declare \((.*?),?\) twice", sentence)
+    if section:
+        title = section[1].replace("'", "").replace(", ", ".")
+        return ConfigError(f"{source}:{line}: there is a section [{title}] above already; write its keys there, once")
     if sentence in ("Cannot overwrite a value", "Cannot mutate immutable namespace") or "twice" in sentence:
         sentence = f"a key or section is given twice ({sentence})"
     return ConfigError(f"{source}:{line}: {sentence}; this is not TOML as it must be")

@@ -53,6 +53,15 @@ def read_bounded(path: Path) -> bytes:
     return octets
 
 
+def read_text(path: Path) -> str:
+    """The text of a configuration file, as every editor writes it. ConfigError."""
+    try:
+        text = read_bounded(path).decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text (octet {error.start})") from None
+    return text.removeprefix("\ufeff").replace("\r\n", "\n")
+
+
 def default_data_dir(source: Path | None) -> Path:
     """`data_dir` when the configuration does not say: the user's state directory; /var/lib/posthouse for a file in /etc."""
     if source is not None and source.absolute().is_relative_to("/etc"):
@@ -73,10 +82,13 @@ def find_local(explicit: Path | None) -> LocalServer:
     path = find_config(explicit)
     if path is None:
         return LocalServer(default_data_dir(None), machine_name())
+    text = read_text(path)
     try:
-        top = tomllib.loads(read_bounded(path).decode())
-    except ValueError as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
+        top = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        from posthouse.config.load import toml_fault  # noqa: PLC0415 - heavy, for the one who needs the words
+
+        raise toml_fault(path, text, error) from None
     data_dir, hostname = top.get("data_dir"), top.get("hostname")
     return LocalServer(
         path.absolute().parent / Path(data_dir).expanduser() if isinstance(data_dir, str) else default_data_dir(path),

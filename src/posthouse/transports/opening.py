@@ -1,7 +1,8 @@
 """Opening a session with a next hop: its addresses in order, greeting, EHLO, STARTTLS, login.
 
 What decides here: any answer but a welcome lets the next address be tried; TLS that fails is done without only where the route
-says opportunistic and no password is at stake; a password is never said in the clear to another machine.
+says opportunistic and no password is at stake; a password is said in the clear to another machine only where the route
+says `never`, which `check` and `serve` mind.
 """
 
 import functools
