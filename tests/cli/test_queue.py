@@ -77,7 +77,7 @@ def _number(text: str) -> int:
 
 def test_queue_of_a_server_that_never_ran_is_empty_and_stays_uncreated(place):
     assert place.run("queue", "list") == "The queue is empty.\n"
-    assert place.json("queue", "list") == {"messages": [], "more": False, "after": None}
+    assert place.json("queue", "list") == {"messages": [], "more": False, "after": None, "relay": "on"}
     assert place.json("queue", "list", "--summary") == {"destinations": []}
     assert not place.data.exists()
 
@@ -114,6 +114,15 @@ def test_json_of_the_list_has_stable_keys(place):
     assert first["last"] is None
     assert set(second["last"]) == {"at", "outcome", "status", "reason", "words", "remote", "reply"}
     assert first["grant"]["kind"] == "trusted-network"
+
+
+def test_list_says_that_relaying_is_off(place):
+    place.fill(message())
+    assert "Relaying is off" not in place.run("queue", "list")
+    assert place.json("queue", "list")["relay"] == "on"
+    place.run("relay", "off")
+    assert "Relaying is off" in place.run("queue", "list")
+    assert place.json("queue", "list")["relay"] == "off"
 
 
 def test_list_pages_by_key(place):

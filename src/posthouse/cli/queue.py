@@ -17,6 +17,7 @@ from posthouse.mail.envelope import parse_queue_id, queue_id_text
 from posthouse.mail.header import header_of_pieces
 from posthouse.relay.route import RouteError, parse_hop
 from posthouse.serve.control import ControlError, ServerNotRunning, ask
+from posthouse.serve.data_dir import DataDir
 from posthouse.spool import inspect
 from posthouse.spool.act import Verb
 from posthouse.spool.api import SpoolError
@@ -105,9 +106,11 @@ def list_(wanted: Wanted, limit: int, after: str, summary: bool, config_path: Pa
         found = inspect.list_entries(data_dir, wanted.filter, limit + 1, _parse(after) if after else 0)
     page = found[:limit]
     last = queue_id_text(page[-1].queue_id) if len(found) > limit else None
+    is_relay_on = DataDir(data_dir, -1).is_relay_enabled
     if as_json:
+        messages = [queue_text.entry_json(entry) for entry in page]
         print_json(
-            {"messages": [queue_text.entry_json(entry) for entry in page], "more": last is not None, "after": last}
+            {"messages": messages, "more": last is not None, "after": last, "relay": "on" if is_relay_on else "off"}
         )
         return ExitStatus.DONE
     if not page:
@@ -119,6 +122,8 @@ def list_(wanted: Wanted, limit: int, after: str, summary: bool, config_path: Pa
         _print_lines(queue_text.entry_lines(entry, now))
     if last is not None:
         click.echo(as_typed(f"There is more: `posthouse queue list --after {last}`"))
+    if not is_relay_on:
+        click.echo(as_typed("Relaying is off, so all but mail for local domains waits until `posthouse relay on`."))
     return ExitStatus.DONE
 
 
