@@ -261,7 +261,12 @@ _LIMITS = Section(
         ),
         Key("recipients_trusted", "number", "1000", "Recipients of one message from a client with one."),
         Key("hops", "number", "50", "Received fields at which a message counts as looping."),
-        Key("connections", "number", "10000", "Sessions at a time, of one worker."),
+        Key(
+            "connections",
+            "number",
+            "10000",
+            "Sessions at a time, of one worker; fewer where its file descriptors (`LimitNOFILE`) do not allow so many.",
+        ),
         Key(
             "connections_per_client",
             "number",
