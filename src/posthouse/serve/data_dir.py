@@ -5,6 +5,8 @@
     usage-sent    when the last weekly usage report went out, in seconds since 1970
     control.sock  commands to the running server, for its user
     submit.sock   mail from local users (posthouse sendmail), for everybody
+    accounts      logins and password hashes, unless the configuration puts them elsewhere
+    postmaster/   a Maildir for mail to `<postmaster>` that nobody is named to get
     spool/N/      the queue's shard N
 
 It may be entered by everybody (0711), so that local users reach submit.sock; what is in it is ours (0600, 0700).
