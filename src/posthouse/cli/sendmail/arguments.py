@@ -50,10 +50,10 @@ class Mode(enum.Enum):
 
 @dataclass
 class Arguments:
-    """One command line. `sender` None: nobody was named; "" is the null reverse-path."""
+    """One command line. `reverse_path` None: nobody was named; "" is the null reverse-path."""
 
     mode: Mode = Mode.DELIVER
-    sender: str | None = None
+    reverse_path: str | None = None
     full_name: str = ""
     recipients: list[str] = field(default_factory=list)
     reads_recipients: bool = False
@@ -126,7 +126,7 @@ def _apply(given: Arguments, letter: str, value: str) -> None:
         case "v":
             given.is_verbose = True
         case "f" | "r":
-            given.sender = value.removeprefix("<").removesuffix(">").strip()
+            given.reverse_path = value.removeprefix("<").removesuffix(">").strip()
         case "F":
             given.full_name = value
         case "I":

@@ -40,11 +40,11 @@ class Draft:
         """Takes Bcc and Resent-Bcc out, folded lines and all; nothing else changes."""
         self.header = b"".join(entry for entry in _entries(self.header) if _name(entry) not in (b"bcc", b"resent-bcc"))
 
-    def complete(self, sender: str, full_name: str, hostname: str, now: float) -> None:
+    def complete(self, reverse_path: str, full_name: str, hostname: str, now: float) -> None:
         """Adds From, Date and Message-ID where they are missing. `now` is in seconds since 1970."""
         present = {_name(entry) for entry in _entries(self.header)}
         if b"from" not in present:
-            mailbox = sender or f"MAILER-DAEMON@{hostname}"
+            mailbox = reverse_path or f"MAILER-DAEMON@{hostname}"
             self.header += b"From: %s<%s>\r\n" % (_display(full_name), mailbox.encode())
         if b"date" not in present:
             self.header += b"Date: %s\r\n" % _date(now).encode()

@@ -38,10 +38,10 @@ def submit(given: Arguments, local: LocalServer, read: Callable[[], bytes]) -> i
     try:
         octets = read()
         draft = Draft(octets if given.ignores_dots else read_until_dot(octets))
-        sender = _address(_sender(given, local.hostname), local.hostname)
+        reverse_path = _address(_reverse_path(given, local.hostname), local.hostname)
         recipients = _recipients(given, draft, local.hostname)
-        draft.complete(sender, given.full_name or _full_name(), local.hostname, time.time())
-        _hand_over(given, local, sender, recipients, draft)
+        draft.complete(reverse_path, given.full_name or _full_name(), local.hostname, time.time())
+        _hand_over(given, local, reverse_path, recipients, draft)
     except Refused as refusal:
         print(f"posthouse sendmail: {refusal}", file=sys.stderr)
         return refusal.status
@@ -80,10 +80,10 @@ def _pump(server: socket.socket) -> int:
                     server.shutdown(socket.SHUT_WR)
 
 
-def _sender(given: Arguments, hostname: str) -> str:
+def _reverse_path(given: Arguments, hostname: str) -> str:
     from posthouse.cli.sendmail import user_name  # noqa: PLC0415 - a module of this package runs before us
 
-    return f"{user_name()}@{hostname}" if given.sender is None else given.sender
+    return f"{user_name()}@{hostname}" if given.reverse_path is None else given.reverse_path
 
 
 def _full_name() -> str:
@@ -182,13 +182,17 @@ class _Dialogue:
             print(line, file=sys.stderr)
 
 
-def _hand_over(given: Arguments, local: LocalServer, sender: str, recipients: Iterable[str], draft: Draft) -> None:
+def _hand_over(
+    given: Arguments, local: LocalServer, reverse_path: str, recipients: Iterable[str], draft: Draft
+) -> None:
     with _connect(local.data_dir) as server:
         dialogue = _Dialogue(server, given.is_verbose)
         try:
             dialogue.read()
             offers = {line.partition(" ")[0].upper() for line in dialogue.ask(f"EHLO {local.hostname}")}
-            dialogue.ask(f"MAIL FROM:<{sender}>{_mail_parameters(given, offers, draft, [sender, *recipients])}")
+            dialogue.ask(
+                f"MAIL FROM:<{reverse_path}>{_mail_parameters(given, offers, draft, [reverse_path, *recipients])}"
+            )
             for recipient in recipients:
                 notify = f" NOTIFY={given.notify}" if given.notify and "DSN" in offers else ""
                 dialogue.ask(f"RCPT TO:<{recipient}>{notify}")
