@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from posthouse.cli.program import run
+from posthouse.config import load_config
 from posthouse.policy.gateways import Gateway
 from posthouse.policy.networks import parse_address
 from posthouse.policy.proof import ASSUMPTION
@@ -124,3 +125,20 @@ def test_another_servers_configuration_is_not_read_yet(capsys: pytest.CaptureFix
     assert "not built yet" in capsys.readouterr().err
     assert run(["check", "/etc/posthouse/posthouse.toml"]) == 2
     assert "--config" in capsys.readouterr().err
+
+
+def test_accounts_that_cannot_be_read_are_told_by_check_and_before_a_server_listens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = written(tmp_path)
+    for make, words in (
+        (lambda path: path.mkdir(parents=True), "Is a directory"),
+        (lambda path: path.write_bytes(b"\xff\xfe"), "it is not text"),
+        (lambda path: path.write_text("anna:geheim\n"), "is not name:hash"),
+    ):
+        make(load_config(Path(config)).accounts)
+        for command in ("check", "serve"):
+            assert run([command, "--config", config]) == 2
+            assert words in capsys.readouterr().err
+        if load_config(Path(config)).accounts.is_dir():
+            load_config(Path(config)).accounts.rmdir()

@@ -134,6 +134,7 @@ def test_json_has_steps_and_dialogue(trace):
     assert status == 1
     assert answer["verdict"] == "refused"
     assert [step["step"] for step in answer["steps"]] == [
+        "configuration",
         "client",
         "decision",
         "route",
@@ -156,3 +157,26 @@ def test_relay_off_is_seen(trace, tmp_path):
 @pytest.mark.parametrize("words", [["no domain"], ["a@b", "--from", "x"], ["a@b", "--client", "x"]])
 def test_a_wrong_call_is_2(trace, words):
     assert trace(*words)[0] == 2
+
+
+def test_the_configuration_and_the_relay_option_are_named_as_they_are(trace, tmp_path):
+    status, shown = trace("someone@far.example", "--client", "192.0.2.7")
+    assert shown.splitlines()[0].split() == ["configuration", str(tmp_path / "posthouse.toml")]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "relay-state").write_text("off\n")
+    status, shown = trace("someone@far.example", "--client", "192.0.2.7")
+    assert (status, "relaying is off" in shown) == (3, True)
+    (tmp_path / "data" / "relay-state").unlink()
+    (tmp_path / "data" / "relay-state").mkdir()
+    status, shown = trace("someone@far.example", "--client", "192.0.2.7")
+    assert status == 0
+    assert "relay-state can't be read; what follows holds if relaying is on" in shown
+    assert "relaying is off" not in shown
+
+
+def test_relay_status_that_cannot_be_read_is_no_verdict(tmp_path, capsys):
+    (tmp_path / "data" / "relay-state").mkdir(parents=True)
+    config = tmp_path / "posthouse.toml"
+    config.write_text('data_dir = "data"\n')
+    assert run(["relay", "status", "--config", str(config)]) == 3
+    assert "relay-state can't be read" in capsys.readouterr().err

@@ -10,8 +10,10 @@ from collections.abc import Awaitable, Callable
 import pytest
 import trustme
 
+from posthouse.mail.reason import Slug
 from posthouse.net.connection import Timeouts, _peer_of
 from posthouse.policy.facts import Role
+from posthouse.relay.session import Verified
 from posthouse.smtp.server import ServerSettings
 from serving import serving
 
@@ -110,6 +112,22 @@ def test_starttls_forgets_what_was_said_and_throws_away_what_was_pipelined(
     run(scene)
 
 
+def test_accounts_that_cannot_be_read_are_no_fault_of_the_client() -> None:
+    async def nobody_can_tell(_login: str, _password: str, _client: str) -> Verified:
+        return Verified(is_right=False, unavailable="Logins can't be checked now; try again later")
+
+    async def scene() -> None:
+        async with serving(verify=nobody_can_tell) as served:
+            talk = await served.connect()
+            await talk.hello()
+            answer = await talk.say("AUTH PLAIN " + base64.b64encode(b"\0anna\0secret").decode())
+            assert answer == "454 4.7.0 Logins can't be checked now; try again later"
+            assert served.spool.refusals == {}
+            await talk.close()
+
+    run(scene)
+
+
 def test_implicit_tls_and_a_login_may_relay(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> None:
     async def scene() -> None:
         async with serving(role=Role.SUBMISSION, tls=lambda: server_context, implicit_tls=True) as served:
@@ -123,6 +141,7 @@ def test_implicit_tls_and_a_login_may_relay(server_context: ssl.SSLContext, clie
             wrong = base64.b64encode(b"\0anna\0guess").decode()
             right = base64.b64encode(b"\0anna\0secret").decode()
             assert (await talk.say(f"AUTH PLAIN {wrong}")).startswith("535 5.7.8")
+            assert served.spool.refusals == {("127.0.0.2", "", Slug.LOGIN_WRONG): 1}
             assert (await talk.say(f"AUTH PLAIN {right}")).startswith("235 2.7.0")
             await talk.send(*LETTER)
             for _ in LETTER:

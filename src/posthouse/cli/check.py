@@ -15,7 +15,9 @@ _OTHER_SERVERS = ("postfix", "exim", "opensmtpd", "sendmail")
 
 
 @click.command(name="check", help="Decide whether a stranger could relay, and print the relay matrix.")
-@click.option("--mta", type=click.Choice(_OTHER_SERVERS), help="Ask the same of another server's configuration.")
+@click.option(
+    "--mta", type=click.Choice(_OTHER_SERVERS), hidden=True, help="Ask the same of another server's configuration."
+)
 @click.argument("path", required=False, type=click.Path(path_type=Path))
 @config_option
 @json_option
@@ -29,18 +31,19 @@ def command(config_path: Path | None, as_json: bool, mta: str | None, path: Path
 
 
 def _check(config_path: Path | None, *, as_json: bool) -> int:
-    from posthouse.config import check_files, find_warnings, load_config  # noqa: PLC0415 - not needed for --help
+    from posthouse.config import find_warnings, load_config  # noqa: PLC0415 - not needed for --help
     from posthouse.policy.matrix import relay_matrix  # noqa: PLC0415
+    from posthouse.serve.admission import check_surroundings  # noqa: PLC0415
     from posthouse.serve.closure import examine  # noqa: PLC0415
     from posthouse.serve.wiring import routes_of, rules_of  # noqa: PLC0415
 
     config = load_config(config_path)
-    check_files(config)
+    minded = check_surroundings(config)
     routes_of(config)
     rules = rules_of(config)
     closure = examine(rules)
     matrix = relay_matrix(rules)
-    doubts = (*closure.doubts, *find_warnings(config))
+    doubts = (*closure.doubts, *find_warnings(config), *minded)
     if as_json:
         print_json(_document(config.place, closure, matrix, doubts))
     else:

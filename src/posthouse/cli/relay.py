@@ -6,7 +6,7 @@ import click
 
 from posthouse.cli.options import ExitStatus, config_option, fail, json_option, print_json
 from posthouse.config.search import find_local
-from posthouse.serve.control import ControlError, ServerNotRunning, ask
+from posthouse.serve.control import ControlError, NoAnswer, ServerNotRunning, ask
 
 _WORDS = {
     "off": "relay is off: only mail for local domains is taken and delivered, what is queued for elsewhere is held",
@@ -19,7 +19,7 @@ _WORDS = {
 @config_option
 @json_option
 def command(what: str, config_path: Path | None, as_json: bool) -> int:
-    """0 when it is so, 1 for `status` when relaying is off; works without a running server too."""
+    """0 when it is so, 1 for `status` when relaying is off, 3 when that can't be read; works without a running server too."""
     data_dir = find_local(config_path).data_dir
     try:
         state = ask(data_dir, f"relay-{what}")["relay"]
@@ -27,6 +27,8 @@ def command(what: str, config_path: Path | None, as_json: bool) -> int:
     except ServerNotRunning:
         state = _without_server(data_dir, what)
         is_running = False
+    except NoAnswer as error:
+        fail(str(error), ExitStatus.NO_VERDICT if what == "status" else ExitStatus.USAGE)
     except ControlError as error:
         fail(str(error))
     if as_json:
@@ -37,11 +39,16 @@ def command(what: str, config_path: Path | None, as_json: bool) -> int:
 
 
 def _without_server(data_dir: Path, what: str) -> str:
-    from posthouse.serve.data_dir import DataDir, DataDirError, open_data_dir  # noqa: PLC0415
+    from posthouse.serve.data_dir import DataDir, DataDirError, RelayOption, open_data_dir  # noqa: PLC0415
     from posthouse.serve.privileges import Identity  # noqa: PLC0415
 
     if what == "status":
-        return "on" if DataDir(data_dir, -1).is_relay_enabled else "off"
+        option = DataDir(data_dir, -1).relay_option
+        if option is RelayOption.UNKNOWN:
+            fail(
+                f"{data_dir}/relay-state can't be read: run this as root or as the server's user", ExitStatus.NO_VERDICT
+            )
+        return option.value
     try:
         data = open_data_dir(data_dir, Identity.of_owner(data_dir))
         try:

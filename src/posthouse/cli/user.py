@@ -79,12 +79,18 @@ def list_accounts(config_path: Path | None, as_json: bool) -> None:
 def _accounts(config_path: Path | None) -> "Iterator[AccountFile]":
     """The accounts' file of the configuration; what is wrong with them ends the command in one sentence."""
     from posthouse.config import load_config  # noqa: PLC0415 - not needed for --help
-    from posthouse.serve.account_file import AccountError, AccountExists, AccountFile, AccountMissing  # noqa: PLC0415
+    from posthouse.serve.account_file import (  # noqa: PLC0415
+        AccountError,
+        AccountExists,
+        AccountFile,
+        AccountMissing,
+        accounts_path,
+    )
 
     config = load_config(config_path)
     _make_data_dir(config)
     try:
-        yield AccountFile(config.accounts or config.data_dir / "accounts")
+        yield AccountFile(accounts_path(config))
     except (AccountExists, AccountMissing) as error:
         fail(str(error), ExitStatus.NO)
     except AccountError as error:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         RouteSettings,
         TlsSettings,
     )
-    from posthouse.config.side_files import check_files, read_password, read_recipients
+    from posthouse.config.side_files import check_files, find_exposed, read_password, read_recipients
     from posthouse.smtp.content import LineEndings
 
 _HOMES = {
@@ -67,6 +67,7 @@ _HOMES = {
     ),
     "side_files": (
         "check_files",
+        "find_exposed",
         "read_password",
         "read_recipients",
     ),
@@ -104,6 +105,7 @@ __all__ = [
     "default_config",
     "find_config",
     "find_data_dir",
+    "find_exposed",
     "find_local",
     "find_warnings",
     "load_config",

@@ -1,10 +1,16 @@
 """The files that a configuration names: valid recipients, passwords, certificates. Read when the server is put together."""
 
+import stat
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from posthouse.config import values
 from posthouse.config.error import ConfigError
-from posthouse.config.settings import Config
+from posthouse.config.places import KeyPath, find_places
+from posthouse.config.search import read_text
+from posthouse.config.settings import Config, TlsSettings
+from posthouse.config.table import Document
 
 _LARGEST_LIST = 256 * 1024 * 1024
 
@@ -43,23 +49,76 @@ def read_password(path: Path) -> str:
 
 
 def check_files(config: Config) -> None:
-    """Opens each file that the configuration names. ConfigError, with its key, for the first that can't be read."""
-    named = [(f"[[listener]] tls {key}", path) for key, path in _tls_files(config)]
-    named += [("[[route]] login password_file", route.login.password_file) for route in config.routes if route.login]
-    if config.relay.recipients:
-        named.append(("[relay] recipients", config.relay.recipients))
-    for key, path in named:
+    """Reads each file that the configuration names. ConfigError, with the place and the key, for the first that can't be used."""
+    for path, key, read in _named(config):
         try:
-            path.open("rb").close()
-        except OSError as error:
-            raise ConfigError(
-                f"{key}: {path} cannot be read ({error.strerror}); check its path and permissions"
-            ) from error
+            read()
+        except ConfigError as error:
+            raise _fault(config, path, f"{key}: {error}") from error
 
 
-def _tls_files(config: Config) -> list[tuple[str, Path]]:
-    found = [listener.tls for listener in config.listeners if listener.tls]
-    return [("certificate", tls.certificate) for tls in found] + [("key", tls.key) for tls in found]
+def find_exposed(config: Config) -> list[str]:
+    """Secrets that every user of this machine can read, one sentence each. Files that can't be looked at are passed over."""
+    secrets = [route.login.password_file for route in config.routes if route.login]
+    secrets += [listener.tls.key for listener in config.listeners if listener.tls]
+    return [
+        f"{path} can be read by every user of this machine: chmod o-rwx {path}"
+        for path in dict.fromkeys(secrets)
+        if _is_exposed(path)
+    ]
+
+
+def _is_exposed(path: Path) -> bool:
+    try:
+        return bool(path.stat().st_mode & stat.S_IROTH)
+    except OSError:
+        return False
+
+
+def _named(config: Config) -> Iterator[tuple[KeyPath, str, Callable[[], object]]]:
+    """The place of each key that names files, the key as the file has it, and how they are read."""
+    for index, listener in enumerate(config.listeners):
+        if listener.tls:
+            yield ("listener", index, "tls"), "[[listener]] tls", partial(_check_tls, listener.tls)
+    for index, route in enumerate(config.routes):
+        if route.login:
+            place = ("route", index, "login", "password_file")
+            yield place, "[[route]] login password_file", partial(read_password, route.login.password_file)
+    if config.relay.recipients:
+        yield (
+            ("relay", "recipients"),
+            "[relay] recipients",
+            partial(_open, config.relay.recipients),
+        )  # rules_of reads it
+
+
+def _check_tls(tls: TlsSettings) -> None:
+    from posthouse.net.tls import TlsError, server_context  # noqa: PLC0415 - most configurations have no certificate
+
+    for path in (tls.certificate, tls.key):
+        _open(path)
+    try:
+        server_context(tls.certificate, tls.key)
+    except TlsError as error:
+        raise ConfigError(error.words) from error
+
+
+def _fault(config: Config, path: KeyPath, words: str) -> ConfigError:
+    """With the line, as long as the file can still be read."""
+    if config.source is None:
+        return ConfigError(words)
+    try:
+        places = find_places(read_text(config.source))
+    except (ConfigError, ValueError, LookupError):  # it has changed meanwhile
+        places = {}
+    return Document(str(config.source), config.source.parent, places).fault(path, words)
+
+
+def _open(path: Path) -> None:
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); check its path and permissions") from error
 
 
 def _text(path: Path, largest: int) -> str:

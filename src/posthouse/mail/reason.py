@@ -25,6 +25,7 @@ class Slug(enum.StrEnum):
     ROUTING_TRICK = "routing-trick"
     NO_SUCH_RECIPIENT = "no-such-recipient"
     LOGIN_REQUIRED = "login-required"
+    LOGIN_WRONG = "login-wrong"
     TOO_MANY_RECIPIENTS = "too-many-recipients"
     ADDRESS_UNKNOWN = "client-address-unknown"
     # outcomes of attempts

@@ -9,6 +9,7 @@ import ssl
 from pathlib import Path
 
 _RECORD = 16384  # a TLS record holds at most 2^14 octets of plaintext (RFC 8446 5.1)
+_LARGEST_PEM = 1_000_000
 
 
 class TlsError(Exception):
@@ -137,15 +138,27 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     try:
         context.load_cert_chain(certificate, key, password=_no_passphrase)
     except ssl.SSLError as error:
-        raise TlsError(
-            f"The certificate {certificate} and the key {key} cannot be used together: {_describe(error)}. "
-            "Both must be PEM, belong together, and the key must not need a passphrase."
-        ) from error
+        raise TlsError(_why_unusable(certificate, key, error)) from error
     except OSError as error:
         missing = next((p for p in (certificate, key) if not p.exists()), None)
         where = f"{missing} does not exist" if missing else f"{certificate} or {key}: {error.strerror}"
         raise TlsError(f"The certificate cannot be read: {where}.") from error
     return context
+
+
+def _why_unusable(certificate: Path, key: Path, error: ssl.SSLError) -> str:
+    """OpenSSL says of a file of another kind no more than "PEM lib"."""
+    for path, mark, what in (
+        (certificate, b"CERTIFICATE-----", "certificate"),
+        (key, b"PRIVATE KEY-----", "private key"),
+    ):
+        with path.open("rb") as file:
+            if mark not in file.read(_LARGEST_PEM):
+                return f"{path} holds no {what} in PEM form (-----BEGIN ...)."
+    return (
+        f"The certificate {certificate} and the key {key} cannot be used together: {_describe(error)}. "
+        "They must belong together, and the key must not need a passphrase."
+    )
 
 
 def client_context(*, verify: bool, ca_file: Path | None = None) -> ssl.SSLContext:
@@ -179,4 +192,5 @@ def _describe(error: OSError) -> str:
     """OpenSSL's reason as words: "WRONG_VERSION_NUMBER" becomes "wrong version number"."""
     if isinstance(error, ssl.SSLError) and error.reason:
         return error.reason.lower().replace("_", " ")
-    return error.strerror or str(error)
+    words = str(error.strerror or error)
+    return words.removeprefix("[SSL] ").partition(" (_ssl.c")[0]

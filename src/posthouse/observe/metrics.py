@@ -207,7 +207,9 @@ decisions: Counter[str] = Counter(
     "What policy said to a recipient, by reason (docs/reasons.md); relay-denied is a stranger refused.",
     "reason",
 )
-logins: Counter[str] = Counter("logins", "AUTH exchanges, by result: accepted, refused, throttled.", "result")
+logins: Counter[str] = Counter(
+    "logins", "AUTH exchanges, by result: accepted, refused, throttled, unavailable.", "result"
+)
 messages_accepted = Total("messages_accepted", "Messages on disk and acknowledged with 250.")
 recipients_accepted = Total("recipients_accepted", "Recipients of messages acknowledged with 250.")
 bytes_accepted = Total("bytes_accepted", "Octets of messages acknowledged with 250, trace fields included.")

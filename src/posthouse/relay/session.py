@@ -15,6 +15,7 @@ from posthouse.mail.envelope import Envelope, Origin, Recipient, queue_id_text
 from posthouse.mail.grant import Grant
 from posthouse.mail.header import count_received, header_of
 from posthouse.mail.message import Content
+from posthouse.mail.reason import Slug
 from posthouse.mail.trace import TraceWriter, protocol_keyword
 from posthouse.observe import log, metrics
 from posthouse.policy.decide import Deferral, Need, Refusal, decide, expand
@@ -91,10 +92,14 @@ class Line(Protocol):
 
 
 class Verified(msgspec.Struct, frozen=True):
-    """What became of a login: it is who it says (`is_right`), or not; or ask again in `retry_after` seconds (> 0)."""
+    """What became of a login: it is who it says (`is_right`), or not; or ask again in `retry_after` seconds (> 0).
+
+    `unavailable` is why nobody can tell now, for the client; "" when somebody can.
+    """
 
     is_right: bool
     retry_after: float = 0.0
+    unavailable: str = ""
 
 
 Verify = Callable[[str, str, str], Awaitable[Verified]]
@@ -481,7 +486,10 @@ class Session:
         verified = await verify(event.login, event.password, self._client_text)
         if event.authorization_id not in ("", event.login):
             verified = Verified(is_right=False)  # acting for somebody else is not offered (RFC 4616 2)
-        if verified.retry_after > 0:
+        if verified.unavailable:
+            metrics.logins.inc("unavailable")
+            self._line.answer(Reply(454, "4.7.0", (verified.unavailable,)))
+        elif verified.retry_after > 0:
             metrics.logins.inc("throttled")
             log.warning("login-throttled", client=self._client_text, login=event.login)
             words = f"Too many failed logins from your address; try again in {verified.retry_after:.0f} s"
@@ -495,6 +503,9 @@ class Session:
         else:
             metrics.logins.inc("refused")
             log.warning("login-refused", client=self._client_text, login=event.login)
+            self._desk.intake.spool.note_refusal(
+                self._client_text, "", Slug.LOGIN_WRONG
+            )  # any login tried: they are many
             self._line.answer(_LOGIN_REFUSED)
 
     def _drop_transaction(self) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import argon2
 
+from posthouse.config import Config
 from posthouse.spool.shard import sync_directory
 
 HASHER = argon2.PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
@@ -35,6 +36,11 @@ class AccountMissing(AccountError):
 
 class AccountExists(AccountError):
     """There is such an account already."""
+
+
+def accounts_path(config: Config) -> Path:
+    """The file of a configuration's accounts."""
+    return config.accounts or config.data_dir / "accounts"
 
 
 def account_name(text: str) -> str:
@@ -141,7 +147,7 @@ class AccountFile:
 
 def _require(accounts: dict[str, str], name: str) -> None:
     if name not in accounts:
-        raise AccountMissing(f"there is no account {name}; `posthouse user add` makes one")
+        raise AccountMissing(f"there is no account {name}; `posthouse user list` shows those there are")
 
 
 def _require_free(accounts: dict[str, str], name: str) -> None:

@@ -32,7 +32,8 @@ HASHING_AT_ONCE = 2
 _WAITING_MOST = 64  # logins that wait for a thread; more are asked to come back
 _REMEMBERED_SECONDS = 30.0
 _REMEMBERED_MOST = 10_000
-_TRY_LATER = Verified(is_right=False, retry_after=30.0)
+_TOO_MANY = Verified(is_right=False, unavailable="Too many logins are being checked; try again in a minute")
+_UNREADABLE = Verified(is_right=False, unavailable="Logins can't be checked now; try again later")
 _WRONG = Verified(is_right=False)
 _RIGHT = Verified(is_right=True)
 
@@ -64,7 +65,7 @@ class AccountStore:
         if wait > 0:
             return Verified(is_right=False, retry_after=wait)
         if self._waiting >= _WAITING_MOST:
-            return _TRY_LATER
+            return _TOO_MANY
         self._failures.charge(key, now)  # before hashing: many tries at once must not slip through
         self._waiting += 1
         try:
@@ -73,7 +74,7 @@ class AccountStore:
         except AccountError as error:
             log.error("accounts-unreadable", words=str(error))
             self._failures.charge(key, now, -1.0)
-            return _TRY_LATER
+            return _UNREADABLE
         finally:
             self._waiting -= 1
         if not is_right:

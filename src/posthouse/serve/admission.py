@@ -8,10 +8,20 @@ from pathlib import Path
 
 import msgspec
 
-from posthouse.config import Config, ConfigError, check_files, default_config, find_config, find_warnings, load_config
+from posthouse.config import (
+    Config,
+    ConfigError,
+    check_files,
+    default_config,
+    find_config,
+    find_exposed,
+    find_warnings,
+    load_config,
+)
 from posthouse.config.search import HERE
 from posthouse.policy.matrix import matrix_changes
 from posthouse.policy.rules import Rules
+from posthouse.serve.account_file import AccountError, AccountFile, accounts_path
 from posthouse.serve.changes import setting_changes
 from posthouse.serve.closure import examine
 from posthouse.serve.rules import rules_of
@@ -47,14 +57,27 @@ def admit(path: Path | None) -> Admitted:
     """Reads `path` (None: the embedded default) and proves it closed on this machine, as it stands. NotAdmitted."""
     try:
         config = load_config(path) if path is not None else default_config()
-        check_files(config)
+        doubts = check_surroundings(config)
         rules = rules_of(config)
     except ConfigError as error:
         raise NotAdmitted(str(error)) from error
     closure = examine(rules)
     if not closure.is_closed:
         raise NotAdmitted(f"{config.place} would make an open relay. {' '.join(closure.sentences)}")
-    return Admitted(config, rules, (*find_warnings(config), *closure.doubts))
+    return Admitted(config, rules, (*find_warnings(config), *closure.doubts, *doubts))
+
+
+def check_surroundings(config: Config) -> list[str]:
+    """Reads the files beside the configuration. ConfigError for what can't be used, sentences for what is surely not meant."""
+    check_files(config)
+    found = find_exposed(config)
+    try:
+        AccountFile(accounts_path(config)).read()
+    except AccountError as error:
+        if not isinstance(error.__cause__, PermissionError):
+            raise ConfigError(str(error)) from error
+        found.append(f"{error}, so nobody can log in as long as the server runs as this user")
+    return found
 
 
 def admission_of(explicit: Path | None) -> Callable[[], Admitted]:

@@ -13,6 +13,7 @@ It may be entered by everybody (0711), so that local users reach submit.sock; wh
 """
 
 import contextlib
+import enum
 import fcntl
 import os
 import stat
@@ -26,6 +27,15 @@ from posthouse.spool.shard import sync_directory
 
 class DataDirError(Exception):
     """The directory can't be used; the text is one sentence with the place and the remedy."""
+
+
+class RelayOption(enum.StrEnum):
+    """What `posthouse relay` has left behind."""
+
+    ON = "on"
+    OFF = "off"
+    UNKNOWN = "unknown"
+    """It can't be read: by this user, or at all."""
 
 
 class DataDir(msgspec.Struct, frozen=True):
@@ -45,14 +55,19 @@ class DataDir(msgspec.Struct, frozen=True):
         return self.path / "submit.sock"
 
     @property
-    def is_relay_enabled(self) -> bool:
-        """False after `posthouse relay off`, over restarts, until `on`; False too when the state can't be read."""
+    def relay_option(self) -> RelayOption:
+        """Off after `posthouse relay off`, over restarts, until `on`."""
         try:
-            return (self.path / "relay-state").read_text() != "off\n"
+            return RelayOption.OFF if (self.path / "relay-state").read_text() == "off\n" else RelayOption.ON
         except FileNotFoundError:
-            return True
-        except OSError:
-            return False
+            return RelayOption.ON
+        except (OSError, UnicodeDecodeError):
+            return RelayOption.UNKNOWN
+
+    @property
+    def is_relay_enabled(self) -> bool:
+        """For the server, which is closed when in doubt: False too when the state can't be read."""
+        return self.relay_option is RelayOption.ON
 
     def set_relay_enabled(self, enabled: bool) -> None:
         """Durable when it returns. OSError."""

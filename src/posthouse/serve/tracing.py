@@ -20,7 +20,7 @@ from posthouse.policy.facts import Facts, Role, Unknown
 from posthouse.policy.networks import normalise_address
 from posthouse.relay.directions import Directions, Pathfinder
 from posthouse.relay.route import HopKind, NextHop, Route
-from posthouse.serve.data_dir import DataDir
+from posthouse.serve.data_dir import DataDir, RelayOption
 from posthouse.serve.wiring import ourselves_of, resolver_of, routes_of, rules_of, smtp_settings_of
 from posthouse.smtp.address import Path
 from posthouse.smtp.event import MailParameters
@@ -90,12 +90,17 @@ class _Tracer:
         self.steps.append(Step(step, words))
 
     async def run(self) -> Verdict:
-        is_relay_on = DataDir(self._config.data_dir, -1).is_relay_enabled
-        rules = rules_of(self._config, relay_enabled=is_relay_on)
+        option = DataDir(self._config.data_dir, -1).relay_option
+        rules = rules_of(self._config, relay_enabled=option is not RelayOption.OFF)
         facts = self._facts()
+        self._note("configuration", self._config.place)
         self._note("client", _client_words(facts))
-        if not is_relay_on:
+        if option is RelayOption.OFF:
             self._note("relay", "relaying is off (`posthouse relay on`)")
+        elif option is RelayOption.UNKNOWN:
+            self._note(
+                "relay", f"{self._config.data_dir}/relay-state can't be read; what follows holds if relaying is on"
+            )
         decision = decide(facts, rules)
         if not isinstance(decision, Grant):
             return self._no(decision)

@@ -82,7 +82,7 @@ def describe(report: Report, most: int) -> list[str]:
         text += ["", f"In all {total[0]} messages to {total[1]} recipients."]
         if any(line.is_new for line in report.lines):
             text.append("new: this client with this login was not there in the period before. Do you know it?")
-    text += ["", "Refused:" if report.refusals else "Nobody was refused."]
+    text += ["", "Refused:" if report.refusals else "No recipient and no login was refused."]
     if report.refusals:
         refused = [
             (str(row.times), _safe(row.client) or "local", _safe(row.login) or "-", row.slug) for row in report.refusals

@@ -196,11 +196,6 @@ def spool_settings_of(config: Config) -> SpoolSettings:
     return SpoolSettings(SpaceLimits(free_bytes=config.limits.free_space), history)
 
 
-def accounts_path(config: Config) -> FilePath:
-    """The accounts' file."""
-    return config.accounts or config.data_dir / "accounts"
-
-
 def transports_of(config: Config) -> Callable[[NextHop], Transport]:
     """A maker of transports: the one place that knows which scheme is which."""
     own_name = config.hostname

@@ -32,6 +32,7 @@ from posthouse.relay.route import RouteError, parse_hop
 from posthouse.relay.scheduler import Scheduler
 from posthouse.relay.session import Desk
 from posthouse.serve import wiring
+from posthouse.serve.account_file import accounts_path
 from posthouse.serve.accounts import AccountStore
 from posthouse.serve.channel import Channel, ChannelRefusal
 from posthouse.serve.start import EXIT_SYNC_FAILED, Prepare, WorkerStart, channel_of_worker, prepare_from, start_from
@@ -115,7 +116,7 @@ class Worker:
         config = told.config
         self._rules = wiring.rules_of(config, relay_enabled=told.relay_enabled)
         contexts = wiring.tls_contexts_of(config)
-        self._accounts = AccountStore(wiring.accounts_path(config))
+        self._accounts = AccountStore(accounts_path(config))
         self._spools: dict[int, SqliteSpool] = {
             shard: SqliteSpool(
                 wiring.shard_directory(config, shard),
