@@ -75,6 +75,32 @@ def test_what_arrives_while_a_commit_runs_shares_the_next(tmp_path):
     _play(scene)
 
 
+def test_message_is_not_due_before_whoever_accepted_it_is_told(tmp_path):
+    async def scene():
+        with sqlite_spool(tmp_path / "1") as spool:
+            batches = spool._batches
+            goes_on = threading.Event()
+            is_committed = asyncio.Event()
+            loop = asyncio.get_running_loop()
+            commit = batches.commit
+
+            def slow_to_tell(batch):
+                commit(batch)
+                loop.call_soon_threadsafe(is_committed.set)
+                goes_on.wait(5)
+
+            batches.commit = slow_to_tell
+            telling = asyncio.ensure_future(accept_many(spool, 3))
+            await is_committed.wait()
+            assert len(spool.destinations()) == 1  # on disk
+            assert spool.due("example.net", 1 << 60, 10) == []
+            goes_on.set()
+            await telling
+            assert [w.queue_id for w in spool.due("example.net", 1 << 60, 10)] == telling.result()
+
+    _play(scene)
+
+
 def test_outcomes_ride_with_the_next_batch(tmp_path):
     async def scene():
         with sqlite_spool(tmp_path / "1") as spool:
@@ -415,6 +441,7 @@ def test_no_room_is_said_beforehand_and_mail_is_taken_again_by_itself(tmp_path, 
             while spool.room_for(1000) is not None:
                 assert asyncio.get_running_loop().time() < deadline
                 await asyncio.sleep(0.05)
+            spool._commit.quiesce()  # a reading under way would not see the change
             Found.f_favail = 99
             spool._commit.tend()
             spool._commit.quiesce()
@@ -621,7 +648,7 @@ def test_damaged_database_is_said_in_plain_words(tmp_path):
 
 
 _FIFTY = """
-import asyncio, pathlib, resource, sys
+import asyncio, pathlib, sys
 from spooling import SMALL, envelope
 from posthouse.mail.message import Message
 from posthouse.smtp.event import DotForm
@@ -646,7 +673,8 @@ async def main():
     spool.close()
 
 asyncio.run(main())
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000)
+# Not ru_maxrss: that remembers the size of the process that forked this one.
+print(next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) // 1000)
 """
 
 

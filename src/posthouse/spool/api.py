@@ -142,6 +142,7 @@ class Spool(Protocol):
         """What waits under `destination` with next_at <= now, oldest first, beyond the position (next_at, queue_id, index).
 
         Sees everything recorded so far, whether on disk yet or not: a recipient just put off must not come back as due.
+        A message is never due before its `durable` has been called: who accepted it may deliver it from memory.
         """
 
     def load(self, queue_id: int) -> tuple[Envelope, Message]:

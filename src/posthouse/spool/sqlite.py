@@ -142,12 +142,15 @@ class SqliteSpool:
 
     def due(self, destination: str, now: int, limit: int, after: tuple[int, int, int] = (0, 0, 0)) -> list[Waiting]:
         """See `api.Spool`."""
-        changed = self._uncommitted()
+        changed, untold = self._uncommitted(), self._untold()
         found: list[Waiting] = []
         while True:
             wanted = limit - len(found)
             page = reader.due(self._reader, destination, now, wanted, after)
-            found += [w for w in page if (w.queue_id, w.index) not in changed] if changed else page
+            if changed or untold:
+                found += [w for w in page if (w.queue_id, w.index) not in changed and w.queue_id not in untold]
+            else:
+                found += page
             if len(page) < wanted or len(found) >= limit:
                 return found
             after = (page[-1].next_at, page[-1].queue_id, page[-1].index)
@@ -176,6 +179,14 @@ class SqliteSpool:
         running = self._batches.running
         recorded = (running.fates if running is not None else [], self._batches.fates)
         return {(fate.queue_id, fate.index): fate for fates in recorded for fate in fates}
+
+    def _untold(self) -> set[int]:
+        """Messages that the thread may have committed already, but whose `durable` is still to be called.
+
+        Whoever accepted them delivers them from then on; were they due as well, they would be delivered twice.
+        """
+        running = self._batches.running
+        return {one.envelope.queue_id for one in running.incoming} if running is not None else set()
 
     def last_outcomes(self, queue_id: int) -> dict[int, Outcome]:
         """See `api.Spool`."""
