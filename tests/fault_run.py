@@ -1,0 +1,146 @@
+"""A run of the fault programme: a relay's configuration, a next hop, clients, faults one after the other, and the verdict."""
+
+import contextlib
+import random
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from fault_load import LOCAL, MIXED, SIZES, Load, sending
+from fault_oracle import Findings, Ledger, judge, mailbox_arrivals, queued_in
+from fault_sink import Sink, sink
+from fault_victim import Ended, Victims, victims
+from peer_programs import free_port, loopback_address, server_directory
+from posthouse.spool.api import SpoolError
+
+DRAIN_SECONDS = 60.0
+
+
+def settings_for(box: Path, next_hop: str) -> str:
+    """Routes for the load of `fault_load`: one domain to a Maildir, the rest to the next hop; quick retries; no free space kept."""
+    return f"""\
+[relay]
+local_domains = ["local.test"]
+
+[[route]]
+domain = "local.test"
+to = ["maildir:{box}"]
+
+[[route]]
+domain = "*"
+to = ["{next_hop}"]
+
+[retry]
+first = "1s"
+longest = "1s"
+factor = 1.0
+give_up = "1d"
+delay_notice = "12h"
+
+[resolver]
+servers = ["{loopback_address()}:53"]
+timeout = "1s"
+
+[limits]
+free_space = 1
+session_messages = 100000
+
+[log]
+level = "warning"
+"""
+
+
+def configuration(directory: Path, data_dir: Path, port: int, settings: str) -> Path:
+    """The file of a relay with one worker."""
+    path = directory / "posthouse.toml"
+    path.write_text(f"""\
+hostname = "relay.test"
+data_dir = "{data_dir}"
+workers = 1
+
+[[listener]]
+address = "127.0.0.1:{port}"
+
+{settings}""")
+    return path
+
+
+class Run:
+    """What a fault may use: the ledger, the clients' load, the workers."""
+
+    def __init__(
+        self, ledger: Ledger, load: Load, made: Victims, sink: Sink, data_dir: Path, box: Path, seed: int
+    ) -> None:
+        self.ledger = ledger
+        self.load = load
+        self.victims = made
+        self.sink = sink
+        self.data_dir = data_dir
+        self.box = box
+        self.random = random.Random(seed)
+
+    def drain(self) -> Findings:
+        """No more load: a worker delivers what is left; then the verdict."""
+        self.load.running.clear()
+        pid = self.victims.start()
+        end = time.monotonic() + DRAIN_SECONDS
+        findings = self.judge_now()
+        while findings.lost and time.monotonic() < end:
+            time.sleep(0.1)
+            findings = self.judge_now()
+        time.sleep(0.3)
+        status = self.victims.stop(pid)
+        assert status == 0, f"the last worker ended with {status}"
+        return self.judge_at_rest()
+
+    def judge_after_sabotage(self) -> Findings:
+        """The verdict of a control: gives a worker a moment to deliver what it can, if it can start at all."""
+        self.load.running.clear()
+        try:
+            pid = self.victims.start()
+            time.sleep(2)
+            self.victims.kill(pid)
+            return self.judge_at_rest()
+        except (Ended, sqlite3.Error, SpoolError):
+            return self.judge_now()
+
+    def judge_now(self) -> Findings:
+        """What has arrived so far; what is still queued counts as lost."""
+        return judge(self.ledger, self.sink.arrivals() + mailbox_arrivals(self.box, LOCAL))
+
+    def judge_at_rest(self) -> Findings:
+        """The verdict while no worker runs."""
+        arrivals = self.sink.arrivals() + mailbox_arrivals(self.box, LOCAL)
+        return judge(self.ledger, arrivals, queued_in(self.data_dir))
+
+
+@contextlib.contextmanager
+def run(
+    data_dir: Path | None = None,
+    box: Path | None = None,
+    sabotage: str = "",
+    seed: int = 0,
+    clients: int = 4,
+    mix: tuple[tuple[str, ...], ...] = MIXED,
+    sizes: tuple[int, ...] = SIZES,
+    next_hop: str = "",
+    more: str = "",
+    pause: float = 0.0,
+) -> Iterator[Run]:
+    """Everything set up and sending; `suffer` makes the faults, `drain` ends the load and gives the verdict."""
+    seed = seed or random.SystemRandom().randrange(1, 1 << 30)
+    print(f"seed {seed}")
+    with server_directory("faults") as directory, sink(directory) as taking:
+        data = data_dir or directory / "data"
+        maildir = box or data / "box"
+        ledger = Ledger()
+        port = free_port()
+        config = configuration(directory, data, port, settings_for(maildir, next_hop or taking.url) + more)
+        load = Load(ledger, port, seed, mix, sizes, pause)
+        with victims(config, sabotage) as made, sending(load, clients):
+            try:
+                yield Run(ledger, load, made, taking, data, maildir, seed)
+            except BaseException:
+                print(made.output.read_text(errors="replace")[-5000:])
+                raise

@@ -1,0 +1,116 @@
+"""What the controls break, in the victim's process alone: each must make the programme fail, or the programme measures nothing.
+
+The product has no switch for any of this. `no-sync` is a filter in the kernel that answers 0 to every sync without doing
+it (what eatmydata does in the C library); the others replace a function of the victim before it starts.
+"""
+
+import ctypes
+import os
+import platform
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_SYNCS = {"x86_64": (74, 75, 162, 277, 26, 306), "aarch64": (82, 83, 81, 84, 227, 267)}
+"""fsync, fdatasync, sync, sync_file_range, msync, syncfs."""
+
+_PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _FILTER = 38, 22, 2
+_RET_ALLOW, _RET_ERRNO = 0x7FFF0000, 0x00050000  # with errno 0: "it went well", and nothing was done
+
+
+def python_path() -> str:
+    """PYTHONPATH of a process that runs one of these modules."""
+    return os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
+
+
+def can_filter() -> bool:
+    """Whether `no-sync` knows this machine's system calls."""
+    return platform.machine() in _SYNCS
+
+
+def no_sync() -> None:
+    """From here on no sync of this process and its children reaches the kernel; each says that it went well."""
+    numbers = _SYNCS[platform.machine()]
+    program = [struct.pack("HBBI", 0x20, 0, 0, 0)]  # load the system call's number
+    for position, number in enumerate(numbers):
+        program.append(struct.pack("HBBI", 0x15, len(numbers) - position, 0, number))  # equal: jump to the last
+    program.append(struct.pack("HBBI", 0x06, 0, 0, _RET_ALLOW))
+    program.append(struct.pack("HBBI", 0x06, 0, 0, _RET_ERRNO))
+    octets = b"".join(program)
+    buffer = ctypes.create_string_buffer(octets, len(octets))
+    header = struct.pack("HxxxxxxP", len(program), ctypes.addressof(buffer))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(_PR_SET_SECCOMP, _FILTER, header, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+def no_directory_sync() -> None:
+    """New names in directories are never synced."""
+    from posthouse.spool import content
+    from posthouse.transports import maildir
+
+    nothing: Any = lambda _directory: None  # noqa: E731
+    content.sync_directory = nothing
+    maildir._sync_directory = nothing
+
+
+def early_250() -> None:
+    """Acknowledges as soon as the message is handed to the spool, like servers that don't wait for the disk."""
+    from posthouse.spool.sqlite import SqliteSpool
+
+    real: Any = SqliteSpool.accept
+
+    def accept(self: SqliteSpool, envelope: Any, message: Any, durable: Callable[..., None]) -> None:
+        real(self, envelope, message, lambda _error: None)
+        durable(None)
+
+    SqliteSpool.accept = accept  # type: ignore[method-assign, assignment]
+
+
+def forgive_errors() -> None:
+    """A commit that failed passes for a good one: what a server does that ignores what fsync says."""
+    from posthouse.spool.batch import Batches
+
+    real: Any = Batches.commit
+
+    def commit(self: Batches, batch: Any) -> None:
+        try:
+            real(self, batch)
+        except Exception:
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+
+    Batches.commit = commit  # type: ignore[method-assign]
+
+
+def early_record() -> None:
+    """Notes an outcome as relayed before the next hop was asked: the order that loses mail when a worker dies in between."""
+    from posthouse.relay.scheduler import Scheduler
+
+    real: Any = Scheduler.prepare
+
+    def prepare(self: Any, site: Any, parcel: Any) -> Any:
+        from posthouse.mail.envelope import shard_of
+        from posthouse.mail.outcome import Relayed
+        from posthouse.mail.reason import Reason, Slug
+        from posthouse.spool.api import Done, Fate
+
+        attempt = real(self, site, parcel)
+        if attempt is not None and site is not None:
+            outcome = Relayed("2.0.0", Reason(Slug.RELAYED, "too early"), "", "")
+            fates = [Fate(parcel.queue_id, i, outcome, Done(), 1, self._clock()) for i in parcel.indices]
+            self.spools[shard_of(parcel.queue_id)].record(fates)
+        return attempt
+
+    Scheduler.prepare = prepare  # type: ignore[method-assign]
+
+
+SABOTAGE: dict[str, Callable[[], None]] = {
+    "": lambda: None,
+    "no-sync": no_sync,
+    "no-directory-sync": no_directory_sync,
+    "early-250": early_250,
+    "forgive-errors": forgive_errors,
+    "early-record": early_record,
+}
