@@ -7,6 +7,7 @@ from posthouse.mail.reason import Reason, Slug
 from posthouse.relay.backoff import RetryPlan
 from posthouse.relay.scheduler import Bounds
 from posthouse.smtp.event import Notify
+from posthouse.spool.api import ContentMissing
 from relaying import DEFERRED, REFUSED, RELAYED, Bench, Map
 
 PLAN = RetryPlan(first=300, longest=3600, factor=2, give_up=86400, delay_notice=4 * 3600)
@@ -282,5 +283,37 @@ def test_stopping_lets_a_running_attempt_end_and_starts_no_other() -> None:
         await bench.scheduler.stop(5)
         assert len(hop.attempts) == open_now
         assert bench.queued() == 100 - open_now
+
+    run(scene)
+
+
+def test_hundreds_of_silent_destinations_leave_room_for_those_that_answer() -> None:
+    async def scene() -> None:
+        bench = Bench(bounds=Bounds(connections=20))
+        await bench.accept("b@alive.test")
+        await bench.until(lambda: bench.queued() == 0)
+        for number in range(100):
+            bench.hop(f"site of silent{number}.test").gate = asyncio.Event().wait
+            await bench.accept(f"b@silent{number}.test")
+        await bench.until(lambda: bench.scheduler.depth[1] >= 15)
+        await bench.accept("c@alive.test")
+        await bench.until(lambda: len(bench.hop("site of alive.test").attempts) == 2)
+        await bench.scheduler.stop(0)
+
+    run(scene)
+
+
+def test_a_damaged_message_is_held_and_the_listing_says_why() -> None:
+    async def scene() -> None:
+        bench = Bench(bounds=Bounds(body_bytes=0))
+
+        def damaged(_queue_id: int) -> None:
+            raise ContentMissing("its octets are not what was written")
+
+        bench.spool.load = damaged  # type: ignore[method-assign,assignment]
+        envelope = await bench.accept("b@there.test")
+        await bench.until(lambda: bench.queued() == 0)
+        assert len(bench.spool.pending(envelope.queue_id)) == 1
+        assert bench.spool.last_outcomes(envelope.queue_id)[0].reason.slug is Slug.CONTENT_DAMAGED
 
     run(scene)

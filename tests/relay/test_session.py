@@ -190,3 +190,13 @@ def test_more_than_a_hundred_recipients_of_a_stranger_get_452() -> None:
         assert len(served.kept.messages[0][0].recipients) == 100
 
     run(scene)
+
+
+def test_a_notice_about_an_alias_will_name_what_the_sender_wrote() -> None:
+    async def scene() -> None:
+        served = line(STRANGER)
+        await served.send("sales@here.test")
+        ((envelope, _),) = served.kept.messages
+        assert {recipient.original_recipient for recipient in envelope.recipients} == {"rfc822;sales@here.test"}
+
+    run(scene)

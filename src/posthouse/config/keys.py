@@ -260,7 +260,12 @@ _LIMITS = Section(
             "Recipients of one message from a client without a relaying right (452 4.5.3 for more).",
         ),
         Key("recipients_trusted", "number", "1000", "Recipients of one message from a client with one."),
-        Key("hops", "number", "50", "Received fields at which a message counts as looping."),
+        Key(
+            "hops",
+            "number",
+            "100",
+            "Received fields at which a message counts as looping (RFC 5321 6.3 asks for at least 100).",
+        ),
         Key(
             "connections",
             "number",

@@ -69,7 +69,20 @@ class Pathfinder:
                 else Reason(Slug.CONFIGURATION, f"the route for {destination} has no next hop")
             )
             return Deferred(trouble.status if trouble else "4.3.5", reason)
+        if destination in self._ourselves.names:
+            return self._kept_here(destination)
         return Failed(trouble.status, trouble.reason)
+
+    def _kept_here(self, destination: str) -> Directions | Failed:
+        """Mail to this host's own name (cron's, say) that the DNS leads nowhere: kept where `<postmaster>`'s is, not bounced to itself."""
+        route = self.routes.find("")
+        if route is None:
+            words = (
+                f"{destination} is this server itself, and nothing says who reads its mail; name it in local_domains"
+            )
+            return Failed("5.4.6", Reason(Slug.MX_LOOP, words))
+        next_hops = tuple(NextHop(hop, route) for hop in route.hops)
+        return Directions(_site_key(list(next_hops)), next_hops, route)
 
     async def _reach(self, hop: Hop, destination: str, route: Route) -> NextHops | NoNextHop | None:
         """The hosts of a hop; None for a hop that needs none."""

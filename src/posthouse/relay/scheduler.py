@@ -243,6 +243,8 @@ class Scheduler:
 
     def _set_aside(self, parcel: Parcel, error: ContentMissing) -> None:
         log.error("set-aside", queue_id=queue_id_text(parcel.queue_id), reason=Slug.CONTENT_DAMAGED, words=str(error))
+        outcome = Deferred("4.3.0", Reason(Slug.CONTENT_DAMAGED, str(error)))
+        self.put_off(parcel, outcome, self._clock())  # so that the listing says why it is held
         self.spools[shard_of(parcel.queue_id)].hold([parcel.queue_id])
         self.forget(parcel)
 
@@ -328,8 +330,8 @@ class Scheduler:
             self.wake(destination, self._clock())
 
     def may_connect(self, site: Site) -> bool:
-        """Within the limit of all sites together."""
-        if self._connections >= self._bounds.connections:
+        """Within the limit of all sites together; a quarter of it is for sites that have shown that they answer."""
+        if self._connections >= self._limit_for(site):
             if site not in self._blocked:
                 self._blocked.append(site)
             return False
@@ -339,8 +341,17 @@ class Scheduler:
     def disconnected(self) -> None:
         """A connection ended: a site that waited for room gets its turn."""
         self._connections -= 1
-        while self._blocked and self._connections < self._bounds.connections:
-            self._blocked.popleft().kick()
+        for _ in range(len(self._blocked)):
+            site = self._blocked.popleft()
+            if self._connections < self._limit_for(site):
+                site.kick()  # takes its place in the line again if there is no room for it yet
+            else:
+                self._blocked.append(site)
+
+    def _limit_for(self, site: Site) -> int:
+        """Hundreds of destinations that never answer must not keep the others from being reached."""
+        most = self._bounds.connections
+        return most if site.is_proven else max(1, most - most // 4)
 
     # What is due.
 

@@ -1,6 +1,6 @@
 """One inbound connection: gathers facts, asks policy, hands drafts to the intake. It knows no grammar, no socket, no storage.
 
-`net.server` drives it with the engine's events. The self-test drives it in memory with the same events.
+`net.connection` drives it with the engine's events; tests drive it in memory with the same events.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from posthouse.mail.envelope import Envelope, Origin, Recipient, queue_id_text
 from posthouse.mail.grant import Grant
 from posthouse.mail.header import count_received, header_of
 from posthouse.mail.message import Content
-from posthouse.mail.reason import Slug
+from posthouse.mail.reason import Reason, Slug
 from posthouse.mail.trace import TraceWriter, protocol_keyword
 from posthouse.observe import log, metrics
 from posthouse.policy.decide import Deferral, Need, Refusal, decide, expand
@@ -48,6 +48,10 @@ SPILL_OCTETS = 64 * 1024
 MOST_ARRIVING = 64 * 1024 * 1024
 """Octets of unfinished contents that memory may hold for all clients together; beyond, even small ones go to disk."""
 
+_CIRCLE = Reason(
+    Slug.MAIL_LOOP,
+    "This message has passed too many servers and goes round in circles; a postmaster on its way must mend that",
+)
 _SENDER_OK = Reply(250, "2.1.0", ("Sender OK",))
 _RECIPIENT_OK = Reply(250, "2.1.5", ("Recipient OK",))
 _LOGGED_IN = Reply(235, "2.7.0", ("Authentication succeeded",))
@@ -116,7 +120,7 @@ class Desk(msgspec.Struct):
     rules: Rules
     clock: Clock
     verify: Verify | None = None
-    most_hops: int = 50
+    most_hops: int = 100
     most_messages: int = 1000
 
 
@@ -274,9 +278,10 @@ class Session:
         parameters = event.parameters
         for target, grant in expanded:
             if target not in transaction.recipients:
-                transaction.recipients[target] = Recipient(
-                    target, grant, parameters.notify, parameters.original_recipient
-                )
+                original = parameters.original_recipient
+                if target != path and not original:  # a notice names what the sender wrote, not where it leads
+                    original = f"{'rfc822' if path.is_ascii else 'utf-8'};{path}"
+                transaction.recipients[target] = Recipient(target, grant, parameters.notify, original)
         return _RECIPIENT_OK
 
     def _no(self, path: Path, answer: Refusal | Deferral | Need | Grant) -> Reply:
@@ -404,8 +409,7 @@ class Session:
         if count_received(header) >= self._desk.most_hops:
             if transaction.sink is not None:
                 transaction.sink.abandon()
-            log.warning("mail-loop", client=self._client_text, reverse_path=str(transaction.reverse_path))
-            return Reply(554, "5.4.6", ("Too many hops: this message is going round in circles",))
+            return self._turn_round(transaction)
         if transaction.sink is not None:
             self._finishing = self._begin(self._finish(transaction, transaction.sink, event))
         else:
@@ -425,6 +429,13 @@ class Session:
             sink.abandon()
         else:
             self._take_in(transaction, content)
+
+    def _turn_round(self, transaction: _Transaction) -> Reply:
+        """The message has passed too many servers (RFC 5321 6.3)."""
+        metrics.decisions.inc(_CIRCLE.slug)
+        log.warning("mail-loop", client=self._client_text, reverse_path=str(transaction.reverse_path))
+        self._desk.intake.spool.note_refusal(self._client_text, self._login, _CIRCLE.slug)
+        return Reply(554, "5.4.6", (_CIRCLE.words,))
 
     def _take_in(self, transaction: _Transaction, content: Content) -> None:
         desk = self._desk

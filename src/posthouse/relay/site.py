@@ -168,6 +168,7 @@ class Site:
         self.is_stopping = False
         self._successes = 0
         self._refused_in_a_row = 0
+        self._has_answered = False
         self._connections: set[asyncio.Task[None]] = set()
         self._idle: list[asyncio.Future[bool]] = []
 
@@ -202,6 +203,7 @@ class Site:
     def succeeded(self) -> None:
         """An attempt got its answers: whatever they were, the next hop can be used."""
         self._successes += 1
+        self._has_answered = True
         self._refused_in_a_row = 0
         if self.failures:
             self.failures = 0
@@ -214,6 +216,11 @@ class Site:
         """An attempt ended by the next hop hanging up or asking us to go: one connection less."""
         self._successes = 0
         self.window = max(1, self.window - 1)
+
+    @property
+    def is_proven(self) -> bool:
+        """Its next hop has answered, and not failed since."""
+        return self._has_answered and not self._refused_in_a_row
 
     @property
     def is_idle(self) -> bool:

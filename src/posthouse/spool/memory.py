@@ -1,4 +1,4 @@
-"""A spool that forgets everything with its process: for tests and for the self-test of new rules. Same contract, no disk."""
+"""A spool that forgets everything with its process: for tests. Same contract, no disk."""
 
 import asyncio
 from collections.abc import Sequence

@@ -23,6 +23,11 @@ from posthouse.smtp.reply import Reply
 from posthouse.transports.api import Login, TlsMode, Unavailable
 from posthouse.transports.verdict import said, turned_away, unavailable
 
+CONNECTING_SECONDS = 120.0
+"""For all endpoints of a next hop together, as long as each gets LEAST_CONNECTING_SECONDS."""
+
+LEAST_CONNECTING_SECONDS = 5.0
+
 
 class SmtpSettings(msgspec.Struct, frozen=True):
     """One next hop, and how we speak to it. `endpoints` are tried in order.
@@ -68,9 +73,9 @@ class _NotAsDemanded(Exception):
 async def open_session(settings: SmtpSettings) -> tuple[ClientChannel, Endpoint] | Unavailable:
     """A channel on which a transaction may begin, with the endpoint it leads to; else why no endpoint can be used."""
     troubles: list[Unavailable] = []
-    for endpoint in settings.endpoints:
-        if not _is_reachable_from(settings.source_address, endpoint):
-            continue
+    reachable = [endpoint for endpoint in settings.endpoints if _is_reachable_from(settings.source_address, endpoint)]
+    settings = _share_connecting(settings, len(reachable))
+    for endpoint in reachable:
         opened = await _Opening(settings, endpoint).run()
         if isinstance(opened, ClientChannel):
             return opened, endpoint
@@ -84,6 +89,14 @@ async def open_session(settings: SmtpSettings) -> tuple[ClientChannel, Endpoint]
     if settings.source_address and settings.endpoints:
         words += f" from {settings.source_address}; it has none of that family"
     return Unavailable(Reason(Slug.NO_ADDRESS, words), "4.4.4")
+
+
+def _share_connecting(settings: SmtpSettings, endpoints: int) -> SmtpSettings:
+    """A name with a hundred silent addresses gets no more of our time than one with four."""
+    share = max(LEAST_CONNECTING_SECONDS, CONNECTING_SECONDS / max(endpoints, 1))
+    if share >= settings.timeouts.connect:
+        return settings
+    return msgspec.structs.replace(settings, timeouts=msgspec.structs.replace(settings.timeouts, connect=share))
 
 
 class _Opening:
