@@ -4,6 +4,8 @@ import asyncio
 import base64
 import json
 import os
+import re
+import time
 from pathlib import Path
 
 import click.testing
@@ -35,6 +37,7 @@ class Place:
         if found is None:
             found = getattr(result.exception, "exit_code", result.exception)
         assert (found or 0) == status, (result.exception, result.output)
+        self.err = result.stderr
         return result.stdout + (result.exception.message if isinstance(result.exception, click.ClickException) else "")
 
     def json(self, *arguments: str, status: int = 0) -> dict:
@@ -108,7 +111,7 @@ def test_json_of_the_list_has_stable_keys(place):
     (one,) = place.fill(message())
     place.record(deferred(_number(one), 1, next_at=wall_clock() + 60_000))
     (entry,) = place.json("queue", "list")["messages"]
-    assert set(entry) == {"id", "arrived_at", "size", "reverse_path", "recipients"}
+    assert set(entry) == {"queue_id", "arrived_at", "size", "reverse_path", "recipients"}
     first, second = entry["recipients"]
     assert set(first) == {"address", "state", "destination", "attempts", "next_try", "last", "grant"}
     assert first["last"] is None
@@ -130,7 +133,7 @@ def test_list_pages_by_key(place):
     found, after = [], None
     while True:
         page = place.json("queue", "list", "--limit", "3", *(["--after", after] if after else []))
-        found += [entry["id"] for entry in page["messages"]]
+        found += [entry["queue_id"] for entry in page["messages"]]
         after = page["after"]
         if not page["more"]:
             break
@@ -144,7 +147,7 @@ def test_list_filters_by_destination_sender_age_and_state(place):
     place.record(deferred(_number(new), 0, next_at=wall_clock() + 60_000), relayed(_number(new), 1))
 
     def ids(*filters: str) -> list[str]:
-        return [entry["id"] for entry in place.json("queue", "list", *filters)["messages"]]
+        return [entry["queue_id"] for entry in place.json("queue", "list", *filters)["messages"]]
 
     assert ids() == [old, new, null]
     assert ids("--destination", "Two.example") == [old, null]
@@ -198,7 +201,7 @@ def test_acts_without_a_server_change_the_queue(place):
     assert place.json("queue", "hold", one, two) == {"changed": [one, two], "unchanged": []}
     assert "1 message released.\n" in place.run("queue", "release", one)
     assert place.json("queue", "release", one, status=1) == {"changed": [], "unchanged": [one]}
-    assert [e["id"] for e in place.json("queue", "list", "--state", "held")["messages"]] == [two]
+    assert [e["queue_id"] for e in place.json("queue", "list", "--state", "held")["messages"]] == [two]
     assert place.json("queue", "reroute", "--to", "smtp://10.0.0.5:25", "--destination", "two.example")["changed"] == [
         one,
         two,
@@ -273,3 +276,60 @@ def test_why_of_the_unknown_is_a_no(place):
     place.fill(message())
     assert "nothing is known" in place.run("why", "2d33mfht03qnh", status=1)
     place.run("why", "aeou!", status=2)
+
+
+def test_why_without_an_id_lists_what_was_accepted_last_whether_queued_or_gone(place):
+    assert "No message was accepted" in place.run("why")
+    assert place.json("why") == {"messages": []}
+    old = place.fill(*[message()] * 3, age=3_600_000)
+    new = place.fill(*[message()] * 9)
+    place.record(relayed(_number(new[-1]), 0), failed(_number(new[-1]), 1))
+    lines = place.run("why").splitlines()
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == [*reversed(new), old[-1]]
+    assert lines[0].endswith("sender@example.org")
+    assert lines[1:3] == ["    a@one.example: relayed", "    b@two.example: failed"]
+    assert lines[4] == "    a@one.example: queued"
+    found = place.json("why")["messages"]
+    assert [each["queue_id"] for each in found] == [*reversed(new), old[-1]]
+    assert set(found[0]) == {"queue_id", "state", "events", "recipients"}
+
+
+def test_times_for_people_name_their_zone(place, monkeypatch):
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        (one,) = place.fill(message())
+        assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \+0[12]00  accepted", place.run("why", one), re.MULTILINE)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_what_is_not_in_the_queue_is_told_apart_from_what_is_not_known(place):
+    (one,) = place.fill(message())
+    assert "not in the queue, and nothing is known of it" in place.run("queue", "show", "2d33mfht03qnh", status=1)
+    place.run("queue", "delete", one)
+    assert f"`posthouse why {one}` tells what became of it" in place.run("queue", "show", one, status=1)
+
+
+def test_an_act_that_changes_nothing_says_why(place):
+    (one,) = place.fill(message())
+
+    def refused(verb: str, *more: str) -> str:
+        place.run("queue", verb, one, *more, status=1)
+        return place.err
+
+    assert f"{one}: it is not held" in refused("release")
+    place.run("queue", "hold", one)
+    assert f"{one}: it is held already" in refused("hold")
+    assert f"{one}: it is held: `posthouse queue release {one}`" in refused("retry")
+    place.run("queue", "delete", one)
+    assert "not in the queue any more" in refused("retry")
+
+
+def test_acts_that_cannot_send_now_say_that_relaying_is_off(place):
+    (one,) = place.fill(message())
+    assert "Relaying is off" not in place.run("queue", "retry", one)
+    place.run("relay", "off")
+    assert "Relaying is off" in place.run("queue", "retry", one)
+    assert "Relaying is off" not in place.run("queue", "hold", one)

@@ -168,6 +168,22 @@ def test_relay_off_leaves_local_delivery_alone_and_holds_the_rest_until_on(
 
 
 @pytest.mark.slow
+def test_what_an_operator_does_to_a_message_is_in_the_log(config: Path) -> None:
+    with serving(config, is_fake=False) as server:
+        (port,) = server.ready()
+        _send(port, "you@there.example", "x")
+        (queue_id,) = json.loads(_posthouse(config, "queue", "hold", "--all", "--json").stdout)["changed"]
+        _posthouse(config, "queue", "reroute", queue_id, "--to", "smtp://192.0.2.1:26")
+        until(lambda: "operator-reroute" in server.said)
+        told = [json.loads(line) for line in server.lines if '"operator-' in line]
+        assert [(each["event"], each["queue_id"]) for each in told] == [
+            ("operator-hold", queue_id),
+            ("operator-reroute", queue_id),
+        ]
+        assert told[1]["next_hop"] == "smtp://192.0.2.1:26"
+
+
+@pytest.mark.slow
 def test_relay_off_without_a_server_holds_from_the_next_start(config: Path) -> None:
     done = _posthouse(config, "relay", "off")
     assert done.returncode == 0, done.stderr

@@ -146,6 +146,8 @@ def _send(port: int, source: str, recipient: str, subject: str) -> str:
             if code == 250:
                 code, text = client.data(_MESSAGE.format(recipient, subject))
     except (OSError, smtplib.SMTPException) as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # smtplib's QUIT read the answer we were interrupted at
+            raise KeyboardInterrupt from error
         fail(f"the relay does not answer: {error}", ExitStatus.NO)
     return f"{code} {text.decode('utf-8', 'replace')}"
 

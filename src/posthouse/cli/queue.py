@@ -13,11 +13,11 @@ from posthouse.cli import queue_text
 from posthouse.cli.options import ExitStatus, as_typed, config_option, fail, json_option, print_json
 from posthouse.config import find_local
 from posthouse.config.values import duration
-from posthouse.mail.envelope import parse_queue_id, queue_id_text
+from posthouse.mail.envelope import parse_queue_id, queue_id_text, shard_of
 from posthouse.mail.header import header_of_pieces
 from posthouse.relay.route import RouteError, parse_hop
 from posthouse.serve.control import ControlError, ServerNotRunning, ask
-from posthouse.serve.data_dir import DataDir
+from posthouse.serve.data_dir import DataDir, RelayOption
 from posthouse.spool import inspect
 from posthouse.spool.act import Verb
 from posthouse.spool.api import SpoolError
@@ -69,7 +69,7 @@ def filter_options(command: F) -> F:
     gathered.__doc__ = command.__doc__
     gathered.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
     options = (
-        click.option("--destination", default="", metavar="DOMAIN", help="Only mail that waits for this domain or next hop (URL)."),
+        click.option("--destination", default="", metavar="DOMAIN", help="Only mail for this domain, or rerouted to this next hop (URL)."),
         click.option(
             "--reverse-path", "--from", "reverse_path", default="", metavar="PATTERN",
             help="Only mail whose reverse-path holds this, or matches it as a pattern (*@example.org). <> is the null path.",
@@ -106,12 +106,10 @@ def list_(wanted: Wanted, limit: int, after: str, summary: bool, config_path: Pa
         found = inspect.list_entries(data_dir, wanted.filter, limit + 1, _parse(after) if after else 0)
     page = found[:limit]
     last = queue_id_text(page[-1].queue_id) if len(found) > limit else None
-    is_relay_on = DataDir(data_dir, -1).is_relay_enabled
     if as_json:
         messages = [queue_text.entry_json(entry) for entry in page]
-        print_json(
-            {"messages": messages, "more": last is not None, "after": last, "relay": "on" if is_relay_on else "off"}
-        )
+        relay = DataDir(data_dir, -1).relay_option
+        print_json({"messages": messages, "more": last is not None, "after": last, "relay": relay})
         return ExitStatus.DONE
     if not page:
         click.echo("No queued message matches." if wanted.is_set or after else "The queue is empty.")
@@ -122,9 +120,13 @@ def list_(wanted: Wanted, limit: int, after: str, summary: bool, config_path: Pa
         _print_lines(queue_text.entry_lines(entry, now))
     if last is not None:
         click.echo(as_typed(f"There is more: `posthouse queue list --after {last}`"))
-    if not is_relay_on:
-        click.echo(as_typed("Relaying is off, so all but mail for local domains waits until `posthouse relay on`."))
+    _say_if_relay_is_off(data_dir)
     return ExitStatus.DONE
+
+
+def _say_if_relay_is_off(data_dir: Path) -> None:
+    if DataDir(data_dir, -1).relay_option is RelayOption.OFF:
+        click.echo(as_typed("Relaying is off, so all but mail for local domains waits until `posthouse relay on`."))
 
 
 def _print_lines(lines: Iterable[str]) -> None:
@@ -157,7 +159,7 @@ def show(queue_id: str, headers: bool, content: bool, config_path: Path | None, 
     with _plain_faults():
         entry = inspect.find(data_dir, number)
         if entry is None:
-            fail(f"{queue_id} is not in the queue; `posthouse why {queue_id}` tells what became of it", ExitStatus.NO)
+            fail(f"{queue_id}: {_what_became_of(data_dir, number)}", ExitStatus.NO)
         pieces = _message(data_dir, number) if headers or content else iter(())
         if as_json:
             return _show_json(entry, pieces, headers, content)
@@ -173,6 +175,13 @@ def show(queue_id: str, headers: bool, content: bool, config_path: Path | None, 
             click.echo()
             _print_lines(_header(pieces).decode("utf-8", "backslashreplace").replace("\t", " ").split("\r\n"))
     return ExitStatus.DONE
+
+
+def _what_became_of(data_dir: Path, queue_id: int) -> str:
+    """Of a message that is not in the queue."""
+    if inspect.events_of(data_dir / "spool" / str(shard_of(queue_id)), queue_id):
+        return f"not in the queue any more; `posthouse why {queue_id_text(queue_id)}` tells what became of it"
+    return "not in the queue, and nothing is known of it"
 
 
 def _show_json(entry: inspect.Entry, pieces: Iterator[bytes], headers: bool, content: bool) -> int:
@@ -235,7 +244,11 @@ def _act_command(verb: Verb) -> None:
         with _plain_faults():
             targets = numbers or inspect.matching_ids(data_dir, wanted.filter, 1 << 40)
             changed = _act(data_dir, verb, targets, wanted.filter.destination or None, next_hop)
-        return _report(verb, numbers, changed, as_json)
+            missed = {number: _why_unchanged(data_dir, verb, number) for number in numbers if number not in changed}
+        status = _report(verb, changed, missed, as_json)
+        if changed and not as_json and verb in (Verb.RELEASE, Verb.RETRY, Verb.REROUTE):
+            _say_if_relay_is_off(data_dir)
+        return status
 
     decorated: Callable[..., Any] = filter_options(act)
     decorated = click.argument("queue_ids", nargs=-1, metavar="[QUEUE-ID]...")(decorated)
@@ -285,15 +298,32 @@ def _progress(ids: Sequence[int], verb: Verb) -> Any:
     )
 
 
-def _report(verb: Verb, asked: list[int], changed: list[int], as_json: bool) -> int:
-    missed = [queue_id_text(queue_id) for queue_id in asked if queue_id not in set(changed)]
+def _report(verb: Verb, changed: list[int], missed: dict[int, str], as_json: bool) -> int:
+    """`missed`: the messages that were named and left as they are, with the reason."""
     if as_json:
-        print_json({"changed": [queue_id_text(queue_id) for queue_id in sorted(changed)], "unchanged": missed})
+        unchanged = [queue_id_text(queue_id) for queue_id in missed]
+        print_json({"changed": [queue_id_text(queue_id) for queue_id in sorted(changed)], "unchanged": unchanged})
     else:
         click.echo(f"{len(changed)} message{'' if len(changed) == 1 else 's'} {_DONE[verb]}.")
-        for text in missed:
-            click.echo(f"posthouse: {text}: not in the queue, or nothing in it to {verb.value}", err=True)
+        for queue_id, words in missed.items():
+            click.echo(as_typed(f"posthouse: {queue_id_text(queue_id)}: {words}"), err=True)
     return ExitStatus.NO if missed or not changed else ExitStatus.DONE
+
+
+def _why_unchanged(data_dir: Path, verb: Verb, queue_id: int) -> str:
+    entry = inspect.find(data_dir, queue_id)
+    if entry is None:
+        return _what_became_of(data_dir, queue_id)
+    states = {recipient.state for recipient in entry.recipients} - {State.SETTLED}
+    if states == {State.HELD} and verb in (Verb.HOLD, Verb.RETRY):
+        return (
+            "it is held already"
+            if verb is Verb.HOLD
+            else f"it is held: `posthouse queue release {queue_id_text(queue_id)}`"
+        )
+    if verb is Verb.RELEASE and State.HELD not in states:
+        return "it is not held"
+    return f"there is nothing in it to {verb.value}"
 
 
 def _parse(text: str) -> int:

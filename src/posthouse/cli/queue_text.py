@@ -17,8 +17,8 @@ def timestamp(at_ms: int) -> str:
 
 
 def local_time(at_ms: int) -> str:
-    """A moment for people, in the machine's time zone."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_ms / 1000))
+    """A moment for people, in the machine's time zone, which is named: the log of a server has UTC."""
+    return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(at_ms / 1000))
 
 
 def span(milliseconds: int) -> str:
@@ -101,7 +101,7 @@ def volume_lines(volumes: list[Volume], now: int) -> Iterator[str]:
 def entry_json(entry: Entry) -> dict[str, Any]:
     """One message for programs."""
     return {
-        "id": queue_id_text(entry.queue_id),
+        "queue_id": queue_id_text(entry.queue_id),
         "arrived_at": timestamp(entry.arrived_at),
         "size": entry.size_bytes,
         "reverse_path": entry.reverse_path,

@@ -21,7 +21,9 @@ _SECONDS = {"h": 3600, "d": 86400, "w": 7 * 86400}
 @click.option(
     "--since", default="7d", show_default=True, help="How far back: 24h, 7d, 2w, or a day such as 2026-11-01."
 )
-@click.option("--limit", "most", default=30, show_default=True, help="Lines of each table; 0 shows all.")
+@click.option(
+    "--limit", "most", type=click.IntRange(0), default=30, show_default=True, help="Lines of each table; 0 shows all."
+)
 @click.option("--mail", "by_mail", is_flag=True, help="Send it to the postmaster instead; the server does so weekly.")
 @config_option
 @json_option

@@ -18,20 +18,25 @@ from posthouse.cli.queue_text import (
     timestamp,
 )
 from posthouse.config import find_local
-from posthouse.mail.envelope import Origin, parse_queue_id, queue_id_text, shard_of
+from posthouse.mail.envelope import Origin, arrival_of, parse_queue_id, queue_id_text, shard_of
 from posthouse.spool import inspect
 from posthouse.spool.api import SpoolError
 from posthouse.spool.clock import wall_clock
 from posthouse.spool.record import Accepted, Acted, Attempted, HistoryEvent, Withdrawn
 
+_LAST = 10
+"""Messages that are listed when none is named."""
+
 
 @click.command(name="why", help="Tell the recorded history of one message.")
-@click.argument("queue_id", metavar="QUEUE-ID")
+@click.argument("queue_id", metavar="[QUEUE-ID]", required=False)
 @config_option
 @json_option
-def command(queue_id: str, config_path: Path | None, as_json: bool) -> int:
-    """0 when something is known of the message, 1 when nothing is."""
+def command(queue_id: str | None, config_path: Path | None, as_json: bool) -> int:
+    """0 when something is known of the message, 1 when nothing is. Without an id: the last ten messages, newest first."""
     data_dir = find_local(config_path).data_dir
+    if queue_id is None:
+        return _print_last(data_dir, as_json)
     try:
         number = parse_queue_id(queue_id)
     except ValueError:
@@ -52,6 +57,32 @@ def command(queue_id: str, config_path: Path | None, as_json: bool) -> int:
         for line in _lines(number, events, entry):
             click.echo(printable(line))
     return ExitStatus.DONE
+
+
+def _print_last(data_dir: Path, as_json: bool) -> int:
+    try:
+        known = [
+            (number, inspect.events_of(directory, number), inspect.find(data_dir, number))
+            for directory, number in inspect.last_ids(data_dir, _LAST)
+        ]
+    except SpoolError as error:
+        fail(str(error))
+    if as_json:
+        print_json({"messages": [_document(*one) for one in known]})
+    elif not known:
+        click.echo("No message was accepted as far as the history goes back.")
+    for number, events, entry in known if not as_json else ():
+        for line in _short_lines(number, events, entry):
+            click.echo(printable(line))
+    return ExitStatus.DONE
+
+
+def _short_lines(number: int, events: list[HistoryEvent], entry: inspect.Entry | None) -> Iterator[str]:
+    accepted = next((event for event in events if isinstance(event, Accepted)), None)
+    reverse_path = address(accepted.reverse_path) if accepted else address(entry.reverse_path) if entry else "unknown"
+    yield f"{queue_id_text(number)}  {local_time(arrival_of(number))}  {reverse_path}"
+    for recipient in _recipients_json(events, entry):
+        yield f"    {recipient['address']}: {recipient['state']}"
 
 
 def _lines(number: int, events: list[HistoryEvent], entry: inspect.Entry | None) -> Iterator[str]:
@@ -142,7 +173,7 @@ def _document(number: int, events: list[HistoryEvent], entry: inspect.Entry | No
     names = _names(events, entry)
     state = "queued" if entry is not None else "done" if _is_ended(events) else "unknown"
     return {
-        "id": queue_id_text(number),
+        "queue_id": queue_id_text(number),
         "state": state,
         "events": [_event_json(event, names) for event in events],
         "recipients": _recipients_json(events, entry),

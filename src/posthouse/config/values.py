@@ -88,14 +88,14 @@ def number(least: float, most: float) -> Kind[float]:
     return read
 
 
-def _amount(value: object, units: dict[str, int], unit: str, wanted: str) -> float:
+def _amount(value: object, units: dict[str, int], fold: Callable[[str], str], unit: str, wanted: str) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         found: float = value
     else:
         match = _AMOUNT.fullmatch(value.strip()) if isinstance(value, str) else None
-        if match is None or match[2] not in units:
+        if match is None or fold(match[2]) not in units:
             raise ValueError(f"must be {wanted}, not {value!r}")
-        found = float(match[1]) * units[match[2]]
+        found = float(match[1]) * units[fold(match[2])]
     if not 0 < found < 10**15:
         raise ValueError(f"is {value!r}; it must be more than zero {unit} and within reason")
     return found
@@ -103,8 +103,7 @@ def _amount(value: object, units: dict[str, int], unit: str, wanted: str) -> flo
 
 def size(value: object) -> int:
     """Octets: a whole number, or "50MB" (10^6), "50MiB" (2^20)."""
-    folded = value.upper() if isinstance(value, str) else value
-    found = _amount(folded, _SIZE_UNITS, "octets", 'a size such as "50MB", "64MiB" or a number of octets')
+    found = _amount(value, _SIZE_UNITS, str.upper, "octets", 'a size such as "50MB", "64MiB" or a number of octets')
     if found != int(found):
         raise ValueError(f"is {value!r}, which is not a whole number of octets")
     return int(found)
@@ -112,8 +111,9 @@ def size(value: object) -> int:
 
 def duration(value: object) -> float:
     """Seconds: a number, or "30s", "5m", "4h", "5d", "2w"."""
-    folded = value.lower() if isinstance(value, str) else value
-    return _amount(folded, _TIME_UNITS, "seconds", 'a time such as "30s", "5m", "4h", "5d" or a number of seconds')
+    return _amount(
+        value, _TIME_UNITS, str.lower, "seconds", 'a time such as "30s", "5m", "4h", "5d" or a number of seconds'
+    )
 
 
 def one_of(choices: type[E]) -> Kind[E]:

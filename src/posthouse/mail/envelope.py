@@ -43,6 +43,11 @@ def shard_of(queue_id: int) -> int:
     return queue_id >> _SEQUENCE_BITS & ((1 << _SHARD_BITS) - 1)
 
 
+def arrival_of(queue_id: int) -> int:
+    """When the id was handed out, in milliseconds since 1970."""
+    return queue_id >> (_SHARD_BITS + _SEQUENCE_BITS)
+
+
 @functools.lru_cache(maxsize=4096)  # asked some five times while a message is under way
 def queue_id_text(queue_id: int) -> str:
     """The id as people see it: short, lower case, sorts by age within a shard."""

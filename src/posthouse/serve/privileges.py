@@ -30,9 +30,8 @@ class Identity:
             self.uid, self.gid = entry.pw_uid, entry.pw_gid
             self.must_drop = entry.pw_uid != 0
         elif entry.pw_uid != os.geteuid():
-            raise PrivilegeError(
-                f'"user" is {user!r}, but only root can become another user: start as root or as {user}'
-            )
+            remedy = "start as root" if user == "root" else f"start as root or as {user}"
+            raise PrivilegeError(f'"user" is {user!r}, but only root can become another user: {remedy}')
 
     @classmethod
     def of_owner(cls, path: Path) -> "Identity":

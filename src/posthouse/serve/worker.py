@@ -254,6 +254,9 @@ class Worker:
                 changed += spool.reroute(mine, next_hop, destination)
             else:
                 changed += getattr(spool, act)(mine, destination)
+        told = {"next_hop": next_hop} if next_hop else {}
+        for queue_id in changed:
+            log.info(f"operator-{act}", queue_id=queue_id_text(queue_id), **told)
         self._scheduler.reopen(self._destinations_of(ids))
         return {"ids": [queue_id_text(queue_id) for queue_id in changed]}
 

@@ -13,7 +13,7 @@ from posthouse.spool import reader
 from posthouse.spool.content import DIRECTORY_NAME as CONTENT
 from posthouse.spool.content import SharedFiles
 from posthouse.spool.read_only import open_read_only
-from posthouse.spool.recall import Refusals, Usage, events_of, refusals, usage
+from posthouse.spool.recall import Refusals, Usage, events_of, last_ids, refusals, usage
 from posthouse.spool.record import Attempted, decode_attempted, octets_path, path_text
 from posthouse.spool.schema import DATABASE_NAME, HELD, SETTLED
 from posthouse.spool.shard import shard_directories
@@ -28,6 +28,7 @@ __all__ = [
     "Volume",
     "events_of",
     "find",
+    "last_ids",
     "list_entries",
     "load",
     "matching_ids",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from posthouse.mail.envelope import arrival_of
 from posthouse.spool.history import DAY_MS, DIRECTORY_NAME, day_of
 from posthouse.spool.read_only import open_read_only
 from posthouse.spool.record import HistoryEvent, decode_event
@@ -38,6 +39,32 @@ def events_of(shard_directory: Path, queue_id: int) -> list[HistoryEvent]:
     for connection in _open_days(shard_directory, queue_id >> 20, None):
         found += connection.execute("SELECT n, data FROM event WHERE queue_id=?", (queue_id,)).fetchall()
     return [decode_event(text) for _, text in sorted(found)]
+
+
+def last_ids(data_dir: Path, limit: int) -> list[tuple[Path, int]]:
+    """The shard's directory and the id of the `limit` messages that were accepted last, newest first. Unreadable."""
+    found: list[tuple[int, Path]] = []
+    for _, directory in shard_directories(data_dir):
+        found += [(queue_id, directory) for queue_id in _last_ids_of(directory, limit)]
+    return [(directory, queue_id) for queue_id, directory in sorted(found, reverse=True)[:limit]]
+
+
+def _last_ids_of(shard_directory: Path, limit: int) -> list[int]:
+    """From the newest day back, until no older day can hold a newer message; a day also has the attempts for older ones."""
+    found: set[int] = set()
+    for path in sorted((shard_directory / DIRECTORY_NAME).glob("????????-???.db"), reverse=True):
+        for connection in _opened(path):
+            queue_id = 1 << 62
+            for _ in range(limit):  # by key, one look each: a message may have thousands of events
+                row = connection.execute("SELECT max(queue_id) FROM event WHERE queue_id < ?", (queue_id,)).fetchone()
+                if row[0] is None:
+                    break
+                queue_id = row[0]
+                found.add(queue_id)
+        newest = sorted(found, reverse=True)[:limit]
+        if len(newest) == limit and day_of(arrival_of(newest[-1])) >= path.name[:8]:
+            return newest
+    return sorted(found, reverse=True)[:limit]
 
 
 def usage(data_dir: Path, since: int, until: int) -> list[Usage]:
@@ -79,11 +106,16 @@ def _open_days(shard_directory: Path, since: int, until: int | None) -> Iterator
     for path in sorted((shard_directory / DIRECTORY_NAME).glob("????????-???.db")):
         if not first <= path.name[:8] <= last:
             continue
-        try:
-            connection = open_read_only(path)
-        except FileNotFoundError:
-            continue
-        try:
-            yield connection
-        finally:
-            connection.close()
+        yield from _opened(path)
+
+
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """The database, for one short look; nothing when it has vanished."""
+    try:
+        connection = open_read_only(path)
+    except FileNotFoundError:
+        return
+    try:
+        yield connection
+    finally:
+        connection.close()
