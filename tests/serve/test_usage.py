@@ -29,8 +29,7 @@ def data(tmp_path: Path) -> Path:
             origin = Origin(client, "ESMTPSA", login="alice")
             history.note_usage(at, origin, "authenticated-user", recipients=3, octets=1_500_000)
             history.note_refusal(at, "198.51.100.1", "evil\x1b[2J", "relay-denied")
-            history.stage()
-            history.commit()
+            history.write()
             history.close()
     return tmp_path / "data"
 
@@ -106,5 +105,5 @@ def test_mail_without_a_server_says_so(tmp_path: Path) -> None:
     config = write_config(tmp_path)
     config.write_text('postmaster = "pm@example.org"\n' + config.read_text())
     done = _usage(config, "--mail")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "could not be handed to the server" in done.stderr

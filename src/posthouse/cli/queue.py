@@ -10,17 +10,17 @@ import click
 import msgspec
 
 from posthouse.cli import queue_text
+from posthouse.cli.faults import plain_faults
 from posthouse.cli.options import ExitStatus, as_typed, config_option, fail, json_option, print_json
 from posthouse.config import find_local
 from posthouse.config.values import duration
 from posthouse.mail.envelope import parse_queue_id, queue_id_text, shard_of
 from posthouse.mail.header import header_of_pieces
 from posthouse.relay.route import RouteError, parse_hop
-from posthouse.serve.control import ControlError, ServerNotRunning, ask
+from posthouse.serve.control import ServerNotRunning, ask
 from posthouse.serve.data_dir import DataDir, RelayOption
 from posthouse.spool import inspect
 from posthouse.spool.act import Verb
-from posthouse.spool.api import SpoolError
 from posthouse.spool.clock import wall_clock
 from posthouse.spool.inspect import Filter, State
 from posthouse.spool.operate import act_without_server, become_owner
@@ -102,7 +102,7 @@ def list_(wanted: Wanted, limit: int, after: str, summary: bool, config_path: Pa
     data_dir = find_local(config_path).data_dir
     if summary:
         return _print_summary(data_dir, as_json)
-    with _plain_faults():
+    with plain_faults():
         found = inspect.list_entries(data_dir, wanted.filter, limit + 1, _parse(after) if after else 0)
     page = found[:limit]
     last = queue_id_text(page[-1].queue_id) if len(found) > limit else None
@@ -135,7 +135,7 @@ def _print_lines(lines: Iterable[str]) -> None:
 
 
 def _print_summary(data_dir: Path, as_json: bool) -> int:
-    with _plain_faults():
+    with plain_faults():
         volumes = inspect.volumes(data_dir)
     if as_json:
         print_json({"destinations": [queue_text.volume_json(volume) for volume in volumes]})
@@ -156,7 +156,7 @@ def show(queue_id: str, headers: bool, content: bool, config_path: Path | None, 
     """0 when it is queued, 1 when it isn't."""
     data_dir = find_local(config_path).data_dir
     number = _parse(queue_id)
-    with _plain_faults():
+    with plain_faults():
         entry = inspect.find(data_dir, number)
         if entry is None:
             fail(f"{queue_id}: {_what_became_of(data_dir, number)}", ExitStatus.NO)
@@ -241,7 +241,7 @@ def _act_command(verb: Verb) -> None:
         if verb is Verb.REROUTE:
             _check_next_hop(next_hop)
         numbers = [_parse(text) for text in queue_ids]
-        with _plain_faults():
+        with plain_faults():
             targets = numbers or inspect.matching_ids(data_dir, wanted.filter, 1 << 40)
             changed = _act(data_dir, verb, targets, wanted.filter.destination or None, next_hop)
             missed = {number: _why_unchanged(data_dir, verb, number) for number in numbers if number not in changed}
@@ -331,14 +331,3 @@ def _parse(text: str) -> int:
         return parse_queue_id(text)
     except ValueError:
         raise click.UsageError(f"{text!r} is not a queue id; `posthouse queue list` shows them") from None
-
-
-class _plain_faults:  # noqa: N801 - used as a statement
-    """Turns what the queue's files or the server say into one plain sentence."""
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, kind: object, fault: BaseException | None, trace: object) -> None:
-        if isinstance(fault, SpoolError | ControlError):
-            fail(str(fault))

@@ -26,9 +26,9 @@ go to standard error.
 | exit status | means |
 |---|---|
 | 0 | yes, or done |
-| 1 | the answer is no: open, refused, not found |
-| 2 | wrong usage or configuration |
-| 3 | no verdict could be reached |
+| 1 | the answer is no: open, refused, not found; the running server says no |
+| 2 | wrong usage, configuration or user: also when no server runs, or what is asked for is closed to this user or can't be read |
+| 3 | no verdict could be reached; also when the running server does not answer: what was asked for may have happened or not |
 
 `posthouse sendmail` uses the codes of sysexits.h instead. Called by the name `sendmail`, `mailq` or `newaliases` (a link),
 the program acts as that.

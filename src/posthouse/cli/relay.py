@@ -4,9 +4,10 @@ from pathlib import Path
 
 import click
 
+from posthouse.cli.faults import plain_faults
 from posthouse.cli.options import ExitStatus, config_option, fail, json_option, print_json
 from posthouse.config.search import find_local
-from posthouse.serve.control import ControlError, NoAnswer, ServerNotRunning, ask
+from posthouse.serve.control import ServerNotRunning, ask
 
 _WORDS = {
     "off": "relay is off: only mail for local domains is taken and delivered, what is queued for elsewhere is held",
@@ -19,18 +20,15 @@ _WORDS = {
 @config_option
 @json_option
 def command(what: str, config_path: Path | None, as_json: bool) -> int:
-    """0 when it is so, 1 for `status` when relaying is off, 3 when that can't be read; works without a running server too."""
+    """0 when it is so, 1 for `status` when relaying is off, else as `plain_faults` says; works without a running server too."""
     data_dir = find_local(config_path).data_dir
-    try:
-        state = ask(data_dir, f"relay-{what}")["relay"]
-        is_running = True
-    except ServerNotRunning:
-        state = _without_server(data_dir, what)
-        is_running = False
-    except NoAnswer as error:
-        fail(str(error), ExitStatus.NO_VERDICT if what == "status" else ExitStatus.USAGE)
-    except ControlError as error:
-        fail(str(error))
+    with plain_faults():
+        try:
+            state = ask(data_dir, f"relay-{what}")["relay"]
+            is_running = True
+        except ServerNotRunning:
+            state = _without_server(data_dir, what)
+            is_running = False
     if as_json:
         print_json({"relay": state, "running": is_running})
     else:

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from posthouse.cli.faults import plain_faults
 from posthouse.cli.options import ExitStatus, config_option, fail, json_option, print_json
 from posthouse.config.search import find_config, find_local
 from posthouse.serve.control import ControlError, NoAnswer, ServerNotRunning, ask
@@ -16,18 +17,19 @@ from posthouse.serve.control import ControlError, NoAnswer, ServerNotRunning, as
 def command(config_path: Path | None, as_json: bool) -> int:
     """0 when it is in force, 1 when it was refused, 2 when no server runs or it runs another file, 3 when it does not answer."""
     data_dir = find_local(config_path).data_dir
-    try:
-        _check_same_file(find_config(config_path), ask(data_dir, "status")["config"])
-        answer = ask(data_dir, "reload", timeout=180.0)
-    except ServerNotRunning as error:
-        fail(f"{error}; if data_dir is changed in the file, only a restart puts that in force")
-    except NoAnswer as error:
-        fail(str(error), ExitStatus.NO_VERDICT)
-    except ControlError as error:
-        if not as_json:
-            fail(f"reload refused: {error}", ExitStatus.NO)
-        print_json({"accepted": False, "refused_because": str(error), "changes": [], "other_changes": []})
-        return ExitStatus.NO
+    with plain_faults():
+        try:
+            _check_same_file(find_config(config_path), ask(data_dir, "status")["config"])
+            answer = ask(data_dir, "reload", timeout=180.0)
+        except ServerNotRunning as error:
+            fail(f"{error}; if data_dir is changed in the file, only a restart puts that in force")
+        except NoAnswer:
+            raise
+        except ControlError as error:
+            if not as_json:
+                fail(f"reload refused: {error}", ExitStatus.NO)
+            print_json({"accepted": False, "refused_because": str(error), "changes": [], "other_changes": []})
+            return ExitStatus.NO
     if as_json:
         print_json({"accepted": True, **answer})
     else:

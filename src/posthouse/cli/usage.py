@@ -29,14 +29,12 @@ _SECONDS = {"h": 3600, "d": 86400, "w": 7 * 86400}
 @json_option
 def command(since: str, most: int, by_mail: bool, config_path: Path | None, as_json: bool) -> int:
     """By client, login and grant over a period: messages, recipients, octets; and who was refused. Server running or not."""
-    from posthouse.serve.usage_report import describe, gather  # noqa: PLC0415 - not needed for --help
-    from posthouse.spool.api import SpoolError  # noqa: PLC0415
+    from posthouse.cli.faults import plain_faults  # noqa: PLC0415 - not needed for --help
+    from posthouse.serve.usage_report import describe, gather  # noqa: PLC0415
 
     now = time.time()
-    try:
+    with plain_faults():
         report = gather(find_local(config_path).data_dir, _milliseconds(since, now), int(now * 1000) + 1)
-    except SpoolError as error:
-        fail(str(error), ExitStatus.NO_VERDICT)
     if by_mail:
         _mail(report, config_path)
     elif as_json:
@@ -61,7 +59,7 @@ def _milliseconds(since: str, now: float) -> int:
 
 
 def _mail(report: "Report", config_path: Path | None) -> None:
-    from smtplib import SMTPException  # noqa: PLC0415
+    from smtplib import SMTPRecipientsRefused, SMTPResponseException  # noqa: PLC0415
 
     from posthouse.config import load_config  # noqa: PLC0415
     from posthouse.serve.usage_report import compose, send  # noqa: PLC0415
@@ -71,8 +69,15 @@ def _mail(report: "Report", config_path: Path | None) -> None:
         fail('usage --mail needs to know whom to tell: set "postmaster" in the configuration')
     try:
         send(compose(report, config.hostname, config.postmaster), config.data_dir, config.postmaster)
-    except (OSError, SMTPException) as error:
-        fail(f"the report could not be handed to the server on {config.data_dir}: {error}", ExitStatus.NO)
+    except OSError as error:  # those of smtplib as well
+        match error:
+            case SMTPResponseException() | SMTPRecipientsRefused():
+                status = ExitStatus.NO
+            case FileNotFoundError() | ConnectionRefusedError() | PermissionError():
+                status = ExitStatus.USAGE
+            case _:
+                status = ExitStatus.NO_VERDICT
+        fail(f"the report could not be handed to the server on {config.data_dir}: {error}", status)
     click.echo(f"sent to {config.postmaster}")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from posthouse.cli.faults import plain_faults
 from posthouse.cli.options import ExitStatus, config_option, fail, json_option, print_json
 from posthouse.cli.queue_text import (
     address,
@@ -20,7 +21,6 @@ from posthouse.cli.queue_text import (
 from posthouse.config import find_local
 from posthouse.mail.envelope import Origin, arrival_of, parse_queue_id, queue_id_text, shard_of
 from posthouse.spool import inspect
-from posthouse.spool.api import SpoolError
 from posthouse.spool.clock import wall_clock
 from posthouse.spool.record import Accepted, Acted, Attempted, HistoryEvent, Withdrawn
 
@@ -41,11 +41,9 @@ def command(queue_id: str | None, config_path: Path | None, as_json: bool) -> in
         number = parse_queue_id(queue_id)
     except ValueError:
         raise click.UsageError(f"{queue_id!r} is not a queue id") from None
-    try:
+    with plain_faults():
         events = inspect.events_of(data_dir / "spool" / str(shard_of(number)), number)
         entry = inspect.find(data_dir, number)
-    except SpoolError as error:
-        fail(str(error))
     if not events and entry is None:
         fail(
             f"nothing is known of {queue_id}: it was never here, or longer ago than the history goes back",
@@ -60,13 +58,11 @@ def command(queue_id: str | None, config_path: Path | None, as_json: bool) -> in
 
 
 def _print_last(data_dir: Path, as_json: bool) -> int:
-    try:
+    with plain_faults():
         known = [
             (number, inspect.events_of(directory, number), inspect.find(data_dir, number))
             for directory, number in inspect.last_ids(data_dir, _LAST)
         ]
-    except SpoolError as error:
-        fail(str(error))
     if as_json:
         print_json({"messages": [_document(*one) for one in known]})
     elif not known:

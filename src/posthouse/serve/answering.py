@@ -22,6 +22,10 @@ class ControlRefusal(Exception):
     """The answer is no; one sentence says why."""
 
 
+class Undecided(ControlRefusal):
+    """No answer can be given: what was asked for may or may not have happened; one sentence says why."""
+
+
 class ControlServer:
     """Answers on a listening local socket. Who can open it (0600) is allowed everything."""
 
@@ -58,7 +62,7 @@ class ControlServer:
         try:
             return {"result": await self._act(verb, arguments)}
         except ControlRefusal as refusal:
-            return {"error": str(refusal)}
+            return {"error": str(refusal), "is_refusal": not isinstance(refusal, Undecided)}
         except Exception as error:  # noqa: BLE001, RUF100 - the rim: one command's fault must not end the server, and is told
             log.exception("control-verb-failed", error, verb=verb)
-            return {"error": f"{verb} failed: {type(error).__name__}: {error}"}
+            return {"error": f"{verb} failed: {type(error).__name__}: {error}", "is_refusal": False}

@@ -1,6 +1,7 @@
 """Asking the running server: one JSON line to data_dir/control.sock, one back. Light, for commands that must start fast.
 
-`{"verb": "relay-off", "arguments": {}}` is answered by `{"result": {...}}` or `{"error": "one sentence"}`.
+`{"verb": "relay-off", "arguments": {}}` is answered by `{"result": {...}}` or `{"error": "one sentence"}`; `"is_refusal": false`
+beside an error says that it is no decision: what was asked for may or may not have happened.
 """
 
 import json
@@ -21,6 +22,10 @@ class ControlError(Exception):
 
 class NoAnswer(ControlError):
     """The server can't be asked, or did not answer: what was asked for may or may not have happened."""
+
+
+class NotAllowed(NoAnswer):
+    """The server is closed to this user: it was not asked."""
 
 
 def ask(data_dir: Path, verb: str, *, timeout: float = 60.0, **arguments: Any) -> dict[str, Any]:
@@ -46,7 +51,7 @@ def ask(data_dir: Path, verb: str, *, timeout: float = 60.0, **arguments: Any) -
         raise NoAnswer(f"the server ended while it was asked to {verb}")
     answer = json.loads(line)
     if "error" in answer:
-        raise ControlError(answer["error"])
+        raise (ControlError if answer.get("is_refusal", True) else NoAnswer)(answer["error"])
     result: dict[str, Any] = answer["result"]
     return result
 
@@ -60,6 +65,6 @@ def _connect(one: socket.socket, path: Path) -> None:
             f"no posthouse server is running on {path.parent}: start one with `posthouse serve`"
         ) from error
     except PermissionError as error:
-        raise NoAnswer(f"{path} is closed to this user: only root and the server's own user may steer it") from error
+        raise NotAllowed(f"{path} is closed to this user: only root and the server's own user may steer it") from error
     except OSError as error:
         raise NoAnswer(f"can't ask the server at {path}: {error.strerror}") from error

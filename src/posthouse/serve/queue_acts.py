@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from posthouse.mail.envelope import parse_queue_id, shard_of
-from posthouse.serve.answering import ControlRefusal
+from posthouse.serve.answering import ControlRefusal, Undecided
 from posthouse.serve.channel import ChannelClosed, ChannelRefusal
 from posthouse.serve.fleet import Fleet, Worker
 
@@ -15,7 +15,7 @@ _SECONDS = 300.0
 
 
 async def act_on_queue(fleet: Fleet, verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Has the workers carry it out and joins their answers: lists and numbers are added. ControlRefusal."""
+    """Has the workers carry it out and joins their answers: lists and numbers are added. ControlRefusal, Undecided."""
     if verb not in ACTS:
         raise ControlRefusal(f"this server knows no {verb}; is it older than the command?")
     others = {name: value for name, value in arguments.items() if name != "ids"}
@@ -26,8 +26,10 @@ async def act_on_queue(fleet: Fleet, verb: str, arguments: dict[str, Any]) -> di
     answers = await asyncio.gather(*asking, return_exceptions=True)
     joined: dict[str, Any] = {}
     for answer in answers:
-        if isinstance(answer, ChannelRefusal | ChannelClosed | TimeoutError):
-            raise ControlRefusal(str(answer) or f"a worker did not answer {verb} in time") from answer
+        if isinstance(answer, ChannelRefusal):
+            raise ControlRefusal(str(answer)) from answer
+        if isinstance(answer, ChannelClosed | TimeoutError):
+            raise Undecided(str(answer) or f"a worker did not answer {verb} in time") from answer
         if isinstance(answer, BaseException):
             raise answer
         for name, value in answer.items():
