@@ -292,7 +292,7 @@ MISTAKES = {
         2,
         "decide for one",
     ),
-    "size word": ('[limits]\nmessage_size = "50 Megs"', 2, "\"50MB\", \"64MiB\" or a number of octets, not '50 Megs'"),
+    "size word": ('[limits]\nmessage_size = "50 Megs"', 2, '"50MB", "64MiB" or a number of octets, not \'50 Megs\''),
     "negative size": ("[limits]\nmessage_size = -1", 2, "more than zero"),
     "time word": ('[retry]\nfirst = "soon"', 2, '"5m"'),
     "infinite time": ("[retry]\nfirst = inf", 2, "within reason"),
