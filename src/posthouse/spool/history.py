@@ -56,7 +56,7 @@ class HistoryLimits(msgspec.Struct, frozen=True):
 
 
 class History:
-    """The writing side, owned by one spool. `note_*` and `stage` belong to the loop, `commit` and `upkeep` to the thread."""
+    """The writing side, owned by one spool. `note_*` and `write` belong to the loop, `upkeep` to the thread."""
 
     def __init__(self, directory: Path, limits: HistoryLimits, now: int) -> None:
         self._directory = directory
@@ -104,8 +104,8 @@ class History:
         """Something is to be written."""
         return bool(self._events or self._usage or self._refusals)
 
-    def stage(self) -> None:
-        """Runs the statements; `commit` ends them."""
+    def write(self) -> None:
+        """Puts what was noted into the day's file, in one transaction that nobody waits for."""
         connection = self._connection
         self._since_checkpoint += len(self._events)
         if connection is not None:
@@ -116,6 +116,7 @@ class History:
                     _insert_usage.run(connection, [(*key, *counts) for key, counts in self._usage.items()])
                 if self._refusals:
                     _insert_refusals.run(connection, [(*key, times) for key, times in self._refusals.items()])
+                connection.execute("COMMIT")
             except sqlite3.Error:
                 self._give_up()
         self._events = []
@@ -123,14 +124,6 @@ class History:
             self._usage = {}
         if self._refusals:
             self._refusals = {}
-
-    def commit(self) -> None:
-        """Ends what `stage` began."""
-        if self._connection is not None and self._connection.in_transaction:
-            try:
-                self._connection.execute("COMMIT")
-            except sqlite3.Error:
-                self._give_up()
 
     def wants_upkeep(self, now: int) -> bool:
         """A checkpoint or a new day is due."""

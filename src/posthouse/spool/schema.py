@@ -6,11 +6,13 @@ table to count; content last in its row, so that the rest is read without its ov
 """
 
 import errno
+import os
 import sqlite3
 from pathlib import Path
 
 from posthouse.mail.grant import GrantKind
 from posthouse.spool.api import SpoolBroken, SpoolError, SpoolForeign, SpoolFull
+from posthouse.spool.shard import sync_directory
 
 DATABASE_NAME = "queue.db"
 VERSION = 1
@@ -63,8 +65,7 @@ CREATE INDEX stored ON message(content_file) WHERE content_file IS NOT NULL;
 def open_writer(directory: Path) -> sqlite3.Connection:
     """The shard's database for writing, made if missing. SpoolForeign for a newer schema, SpoolBroken for a damaged file.
 
-    The loop's thread runs statements and the commit thread COMMIT, never both at once (see `spool.commit`), so the
-    connection is not tied to a thread.
+    The loop's thread and the commit thread use it, never both at once (see `spool.commit`), so it is not tied to a thread.
     """
     path = directory / DATABASE_NAME
     try:
@@ -80,7 +81,7 @@ def open_writer(directory: Path) -> sqlite3.Connection:
             connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         connection.execute("PRAGMA journal_mode=WAL")
         for knob in (
-            "synchronous=FULL",
+            "synchronous=NORMAL",  # the sync of each transaction is ours, see `batch`
             "wal_autocheckpoint=0",
             "secure_delete=OFF",
             "cache_size=-8000",
@@ -94,6 +95,17 @@ def open_writer(directory: Path) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise spool_error(error, f"opening {path}") from error
     return connection
+
+
+def open_log(directory: Path) -> int:
+    """A descriptor of the write-ahead log, to sync it by; the log's entry in its directory is durable. SpoolBroken."""
+    path = directory / f"{DATABASE_NAME}-wal"
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)  # SQLite made it when it looked at the schema
+        sync_directory(directory)
+    except OSError as error:
+        raise spool_error(error, f"opening {path}") from error
+    return descriptor
 
 
 def open_reader(directory: Path) -> sqlite3.Connection:
