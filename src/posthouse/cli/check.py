@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from posthouse.cli.options import ExitStatus, config_option, fail, json_option, print_json
+from posthouse.cli.progress import sign_of_life
 
 if TYPE_CHECKING:
     from posthouse.policy.matrix import Matrix
@@ -37,12 +38,13 @@ def _check(config_path: Path | None, *, as_json: bool) -> int:
     from posthouse.serve.closure import examine  # noqa: PLC0415
     from posthouse.serve.wiring import routes_of, rules_of  # noqa: PLC0415
 
-    config = load_config(config_path)
-    minded = check_surroundings(config)
-    routes_of(config)
-    rules = rules_of(config)
-    closure = examine(rules)
-    matrix = relay_matrix(rules)
+    with sign_of_life("asking for every class of stranger and every domain"):
+        config = load_config(config_path)
+        minded = check_surroundings(config)
+        routes_of(config)
+        rules = rules_of(config)
+        closure = examine(rules)
+        matrix = relay_matrix(rules)
     doubts = (*closure.doubts, *find_warnings(config), *minded)
     if as_json:
         print_json(_document(config.place, closure, matrix, doubts))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from posthouse.cli.options import ExitStatus, config_option, fail, json_option, print_json
+from posthouse.cli.progress import sign_of_life
 from posthouse.config.search import find_local
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def command(since: str, most: int, by_mail: bool, config_path: Path | None, as_j
     from posthouse.serve.usage_report import describe, gather  # noqa: PLC0415
 
     now = time.time()
-    with plain_faults():
+    with plain_faults(), sign_of_life("adding up the history"):
         report = gather(find_local(config_path).data_dir, _milliseconds(since, now), int(now * 1000) + 1)
     if by_mail:
         _mail(report, config_path)
