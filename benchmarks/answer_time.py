@@ -136,7 +136,7 @@ def among_idle(runs: int, spool: str, seconds: float, count: int) -> list[Findin
     memory: list[tuple[float, float]] = []
     for number in range(runs):
         with fresh_directory("idle", spool) as directory, own_sink() as sink:
-            place = Place(directory, free_port(), sink.port, limits="")
+            place = Place(directory, free_port(), sink.port)
             load = _at_rate(place.port, seconds, "--single", rate=IDLE_RATE)
             with posthouse(place) as cost:
                 send(place.port, *_at_rate(place.port, 1, "--single", rate=IDLE_RATE))

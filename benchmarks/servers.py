@@ -34,10 +34,6 @@ TUNED_POSTFIX = {
     "default_process_limit": "200",
 }
 
-# What bounds one client is raised (all sessions of a benchmark come from one address, and some keep for thousands of messages),
-# as Postfix's bound on one client's connections is lifted. What is counted for these limits is counted all the same.
-LIMITS = "[limits]\nconnections_per_client = 1000\nsession_messages = 1000000\n"
-
 
 class Place(msgspec.Struct, frozen=True):
     """Where a server has its files, where it listens and where mail goes.
@@ -52,7 +48,6 @@ class Place(msgspec.Struct, frozen=True):
     workers: int = 0
     certificate: Certificate | None = None
     routes: tuple[tuple[str, str], ...] = ()
-    limits: str = LIMITS
 
     @property
     def configuration(self) -> Path:
@@ -86,7 +81,7 @@ def configure(place: Place) -> None:
     place.configuration.write_text(
         f'hostname = "relay.bench.test"\ndata_dir = "{place.data_dir}"\n'
         + (f"workers = {place.workers}\n" if place.workers else "")
-        + f'[[listener]]\naddress = "127.0.0.1:{place.port}"\n{tls}{place.limits}'
+        + f'[[listener]]\naddress = "127.0.0.1:{place.port}"\n{tls}'
         + "".join(f'[[route]]\ndomain = "{domain}"\nto = ["{url}"]\n' for domain, url in routes)
     )
 

@@ -15,6 +15,12 @@ def pytest_configure() -> None:
     log.configure("json", "info", _nowhere)
 
 
+def pytest_unconfigure() -> None:
+    """Closes what `pytest_configure` opened."""
+    log.flush()
+    _nowhere.close()
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Lists each skipped test under its reason, and how many there are."""
     by_reason: defaultdict[str, list[str]] = defaultdict(list)

@@ -387,3 +387,14 @@ def test_the_peer_is_known_by_its_address_alone(name: object, address: str) -> N
 def test_a_uid_beyond_two_to_the_31_is_a_uid() -> None:
     credentials = struct.pack("iII", 4711, 4_294_967_294, 0)
     assert _peer_of(FakeTransport(FakeSocket(socket.AF_UNIX, credentials))).uid == 4_294_967_294  # type: ignore[arg-type]
+
+
+def test_an_exempt_address_may_have_any_number_of_connections() -> None:
+    async def scene() -> None:
+        async with serving(most_per_client=2, is_exempt=lambda address: address == "127.0.0.3") as served:
+            trusted = [await served.connect("127.0.0.3") for _ in range(5)]
+            assert [(await talk.reply())[:3] for talk in trusted] == ["220"] * 5
+            others = [await served.connect("127.0.0.4") for _ in range(3)]
+            assert [(await talk.reply())[:3] for talk in others] == ["220", "220", "421"]
+
+    run(scene)

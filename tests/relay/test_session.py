@@ -200,3 +200,19 @@ def test_a_notice_about_an_alias_will_name_what_the_sender_wrote() -> None:
         assert {recipient.original_recipient for recipient in envelope.recipients} == {"rfc822;sales@here.test"}
 
     run(scene)
+
+
+def test_strangers_hear_their_limits_and_who_may_relay_hears_his() -> None:
+    async def scene() -> None:
+        stranger, trusted = line(STRANGER), line(HERE)
+        for served in (stranger, trusted):
+            served.desk.most_messages = 1
+        stranger.session.connected(STRANGER)
+        trusted.session.connected(HERE)
+        assert "LIMITS MAILMAX=1 RCPTMAX=100" in await stranger.say(b"EHLO c.test\r\n")
+        assert "LIMITS RCPTMAX=1000" in await trusted.say(b"EHLO c.test\r\n")
+        for served, last in ((stranger, "421"), (trusted, "250")):
+            await served.send("b@here.test")
+            assert (await served.say(b"MAIL FROM:<a@b.test>\r\n")).startswith(last)
+
+    run(scene)

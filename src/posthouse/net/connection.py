@@ -108,13 +108,15 @@ class House(Protocol):
 
 
 class ListenerPlan(msgspec.Struct, frozen=True, eq=False):
-    """How connections of one listener begin. `proxies` holds the addresses that may speak PROXY; None: PROXY isn't spoken."""
+    """How connections of one listener begin. `is_proxy` knows the addresses that may speak PROXY; None: PROXY isn't spoken.
+    `is_exempt` knows those from which any number of connections may come."""
 
     make_handler: Callable[["ServerProtocol"], Handler]
     timeouts: Timeouts
     tls: Callable[[], ssl.SSLContext | None] | None = None
     implicit_tls: bool = False
     is_proxy: Callable[[str], bool] | None = None
+    is_exempt: Callable[[str], bool] = lambda _address: False
 
 
 class ServerProtocol(asyncio.Protocol):
@@ -171,9 +173,12 @@ class ServerProtocol(asyncio.Protocol):
     def _begin(self, peer: Peer) -> None:
         """The client is known: counted before anything is done for it, a TLS handshake above all."""
         self.peer = peer
-        self._refusal = self._house.admit(peer.address)
+        counted_as = (
+            "" if peer.is_address_known and peer.address and self._plan.is_exempt(peer.address) else peer.address
+        )
+        self._refusal = self._house.admit(counted_as)
         if not self._refusal:
-            self._admitted = peer.address
+            self._admitted = counted_as
         if not self._plan.implicit_tls or self._plan.tls is None:
             self._greet()
         elif self._refusal or self._house.is_stopping:

@@ -7,6 +7,7 @@ import msgspec
 
 from posthouse.policy.aliases import AliasError, AliasTable, Ring, mailbox_key, parse_address_text
 from posthouse.policy.domains import DomainTable, PatternError, normalise_pattern
+from posthouse.policy.facts import Unknown
 from posthouse.policy.networks import Address, NetworkError, NetworkSet, parse_address, parse_network
 from posthouse.smtp.address import POSTMASTER, Path
 
@@ -80,6 +81,10 @@ class Rules(msgspec.Struct, frozen=True):
         """The address is delivered here: a local domain's, or `<postmaster>`."""
         found = self.domains.lookup(path.domain)
         return not path.domain if found is None else found.place is Place.LOCAL
+
+    def trusts(self, client: Address | Unknown) -> bool:
+        """The address is in a trusted network. Not a grant: sessions choose limits by it."""
+        return not isinstance(client, Unknown) and client in self.trusted_networks
 
     def bears_names(self, path: Path) -> bool:
         """Aliases without a domain count for this address: of a local domain, or of this host's own name."""

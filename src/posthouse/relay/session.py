@@ -202,11 +202,21 @@ class Session:
             self._client = Unknown.NOT_LEARNABLE
         # A password may come in the clear only from this machine itself (contract of `submission`, RFC 4954 4).
         self.engine.allow_auth_in_clear(allowed=not isinstance(self._client, Unknown) and self._client.is_loopback)
+        rules = self._desk.rules
+        if self._is_trusted():
+            self.engine.limit(mail_max=0, rcpt_max=rules.recipients_trusted)
+        else:
+            self.engine.limit(mail_max=self._desk.most_messages, rcpt_max=rules.recipients_stranger)
         self._is_counted = True
         metrics.sessions.inc(self._desk.listener)
         metrics.sessions_open.inc(self._desk.listener)
         log.debug("connected", client=self._client_text, listener=self._desk.listener)
         return None
+
+    def _is_trusted(self) -> bool:
+        """May relay by its address or uid: not a stranger who might wear us out."""
+        desk = self._desk
+        return desk.role is Role.LOCAL or (desk.role is Role.RELAY and desk.rules.trusts(self._client))
 
     def tls_started(self, description: str) -> None:
         """TLS is up: what was learned in the clear is forgotten (RFC 3207 4.2)."""
@@ -252,8 +262,6 @@ class Session:
     def _mail(self, event: MailFrom) -> Reply:
         self._drop_transaction()
         desk = self._desk
-        if self._messages >= desk.most_messages:
-            return Reply(421, "4.7.0", ("Enough messages on one connection; please open another",))
         full = desk.intake.room_for(event.parameters.size_bytes)
         if full is not None:
             return _reply_for(full)

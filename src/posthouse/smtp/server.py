@@ -105,6 +105,7 @@ class ServerConnection:
         self._swallow_left = 0
         self._after_swallowing: Callable[[], Event | None] = _nothing
         self._mails = 0
+        self._mail_max = settings.mail_max
         self._content_limits = settings.content_limits
         self._too_large = answers.too_large(settings.size_limit)
         self._goodbye = reply(221, "2.0.0", f"{settings.hostname} closing the connection")
@@ -161,6 +162,11 @@ class ServerConnection:
     def allow_auth_in_clear(self, *, allowed: bool) -> None:
         """Whether this client may send a password without TLS (it is loopback, say). Takes effect at the next EHLO."""
         self._standing.allow_auth_in_clear(allowed=allowed)
+
+    def limit(self, *, mail_max: int, rcpt_max: int) -> None:
+        """LIMITS for this client from the next EHLO on (0: none); of `rcpt_max` only the word, it is the handler's to refuse by."""
+        self._mail_max = mail_max
+        self._standing.announce(mail_max=mail_max, rcpt_max=rcpt_max)
 
     def receive_data(self, data: bytes) -> None:
         """Octets from the client. Those behind STARTTLS are thrown away until `tls_started` (RFC 3207 4.2), all behind the end."""
@@ -315,7 +321,7 @@ class ServerConnection:
             return self._outbox.refuse(line, refusal)
         self._is_mail_refused = False
         self._mails += 1
-        if settings.mail_max and self._mails > settings.mail_max:
+        if self._mail_max and self._mails > self._mail_max:
             return self._outbox.refuse_and_close(line, answers.TOO_MANY_MAILS)
         refusal = self._standing.refusal_of_mail()
         if refusal:

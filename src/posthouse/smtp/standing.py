@@ -1,5 +1,7 @@
 """How a session stands: under TLS or not, logged in or not, and so what EHLO offers and what is refused for lack of it."""
 
+import msgspec
+
 from posthouse.smtp import answers
 from posthouse.smtp.command import NOT_IMPLEMENTED
 from posthouse.smtp.event import Verb
@@ -26,6 +28,11 @@ class Standing:
     def allow_auth_in_clear(self, *, allowed: bool) -> None:
         """Whether a password may be sent without TLS."""
         self._is_clear_allowed = allowed
+        self._refresh()
+
+    def announce(self, *, mail_max: int, rcpt_max: int) -> None:
+        """Other LIMITS than the settings'."""
+        self._settings = msgspec.structs.replace(self._settings, mail_max=mail_max, rcpt_max=rcpt_max)
         self._refresh()
 
     def begin_tls(self) -> None:
