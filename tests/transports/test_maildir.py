@@ -127,6 +127,26 @@ def test_a_disk_in_trouble_defers(tmp_path: Path, number: int, status: str, monk
     assert stored(box) == []
 
 
+def test_a_message_whose_name_cannot_be_made_durable_is_not_left_to_be_doubled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = tmp_path / "box"
+    for part in ("tmp", "new", "cur"):
+        (box / part).mkdir(parents=True)
+    real = maildir._sync_directory
+
+    def fail(directory: Path) -> None:
+        if directory.name == "new":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(directory)
+
+    monkeypatch.setattr(maildir, "_sync_directory", fail)
+    (outcome,) = deliver(box, attempt())
+    assert isinstance(outcome, Deferred)
+    assert stored(box) == []
+    assert list((box / "tmp").iterdir()) == []
+
+
 def test_a_file_where_the_maildir_should_be_defers(tmp_path: Path) -> None:
     (tmp_path / "box").write_text("mbox")
     (outcome,) = deliver(tmp_path / "box", attempt())

@@ -130,7 +130,12 @@ def _write(attempt: Attempt, forward_path: MailPath, maildir: Path, host_name: s
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_directory(maildir / "new")
+    try:
+        _sync_directory(maildir / "new")
+    except OSError:
+        # It may be gone after a power cut, so it is not delivered; left there, every further attempt would add a copy.
+        (maildir / "new" / name).unlink(missing_ok=True)
+        raise
     return name
 
 
