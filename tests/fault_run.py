@@ -17,7 +17,7 @@ from posthouse.spool.api import SpoolError
 DRAIN_SECONDS = 60.0
 
 
-def settings_for(box: Path, next_hop: str) -> str:
+def settings_for(box: Path, next_hop: str, retry: str = "1s") -> str:
     """Routes for the load of `fault_load`: one domain to a Maildir, the rest to the next hop; quick retries; no free space kept."""
     return f"""\
 [relay]
@@ -32,8 +32,8 @@ domain = "*"
 to = ["{next_hop}"]
 
 [retry]
-first = "1s"
-longest = "1s"
+first = "{retry}"
+longest = "{retry}"
 factor = 1.0
 give_up = "1d"
 delay_notice = "12h"
@@ -70,15 +70,26 @@ class Run:
     """What a fault may use: the ledger, the clients' load, the workers."""
 
     def __init__(
-        self, ledger: Ledger, load: Load, made: Victims, sink: Sink, data_dir: Path, box: Path, seed: int
+        self,
+        ledger: Ledger,
+        load: Load,
+        made: Victims,
+        sink: Sink,
+        directory: Path,
+        data_dir: Path,
+        box: Path,
+        seed: int,
     ) -> None:
         self.ledger = ledger
         self.load = load
         self.victims = made
         self.sink = sink
+        self.directory = directory
         self.data_dir = data_dir
         self.box = box
         self.random = random.Random(seed)
+        self.patience = 4.0
+        """Seconds that what was promised may take when nothing is in its way."""
 
     def drain(self) -> Findings:
         """No more load: a worker delivers what is left; then the verdict."""
@@ -127,6 +138,7 @@ def run(
     next_hop: str = "",
     more: str = "",
     pause: float = 0.0,
+    retry: str = "1s",
 ) -> Iterator[Run]:
     """Everything set up and sending; `suffer` makes the faults, `drain` ends the load and gives the verdict."""
     seed = seed or random.SystemRandom().randrange(1, 1 << 30)
@@ -136,11 +148,14 @@ def run(
         maildir = box or data / "box"
         ledger = Ledger()
         port = free_port()
-        config = configuration(directory, data, port, settings_for(maildir, next_hop or taking.url) + more)
+        config = configuration(directory, data, port, settings_for(maildir, next_hop or taking.url, retry) + more)
         load = Load(ledger, port, seed, mix, sizes, pause)
         with victims(config, sabotage) as made, sending(load, clients):
+            going = Run(ledger, load, made, taking, directory, data, maildir, seed)
+            if sabotage:
+                going.patience = 0.7  # what it has lost never comes
             try:
-                yield Run(ledger, load, made, taking, data, maildir, seed)
+                yield going
             except BaseException:
                 print(made.output.read_text(errors="replace")[-5000:])
                 raise

@@ -1,0 +1,32 @@
+"""A sync that fails: no 250 after it, the worker ends with 74, nothing acknowledged before is lost even when the power goes too."""
+
+import pytest
+
+from fault_disk import require_power_cuts
+from fault_sync_error import fail_each_sync
+from fault_syscalls import require_strace
+from posthouse.serve.start import EXIT_SYNC_FAILED
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("then", ["", "+"], ids=["one-fails", "all-fail-from-there"])
+@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
+def test_no_mail_is_taken_after_a_failed_sync(error: str, then: str) -> None:
+    require_strace()
+    require_power_cuts()
+    errors = fail_each_sync(error, then)
+    print(errors.struck, errors.statuses, errors.findings)
+    assert errors.struck["fdatasync"] >= 5
+    assert errors.acknowledged_after == 0
+    assert set(errors.statuses) == {EXIT_SYNC_FAILED}
+    assert not errors.findings.problems, errors.findings.problems
+
+
+def test_control_a_forgiven_sync_error_is_noticed() -> None:
+    require_strace()
+    require_power_cuts()
+    errors = fail_each_sync("EIO", "+", sabotage="forgive-errors", most=4)
+    print(errors.struck, errors.statuses, errors.findings)
+    assert errors.acknowledged_after
+    assert errors.findings.lost, f"the programme measures nothing: {errors.findings}"
