@@ -75,6 +75,7 @@ def test_the_refusal_reaches_a_client_that_sends_its_whole_message_before_it_lis
     assert siege.contents == []
 
 
+@pytest.mark.slow
 def test_a_client_that_never_stops_sending_after_the_refusal_is_cut(siege: Siege) -> None:
     wire = siege.wire()
     wire.ready_for_data()
@@ -253,6 +254,7 @@ STALLS: dict[str, bytes] = {
 }
 
 
+@pytest.mark.slow
 def test_each_stall_and_each_drip_has_its_own_deadline_and_slows_nobody() -> None:
     with besieged(settings=SETTINGS, timeouts=QUICK) as siege:
         wires = {name: siege.wire() for name in STALLS}

@@ -63,6 +63,7 @@ FLOODS = {
 }
 
 
+@pytest.mark.slow
 def test_floods_whose_answers_nobody_reads_are_bounded_end_and_delay_nobody(siege: Siege) -> None:
     wires = {name: siege.wire() for name in FLOODS}
     floods = {name: octets * (100_000 // len(octets)) for name, octets in FLOODS.items()}

@@ -44,6 +44,7 @@ def replies(wire: Wire, count: int) -> list[str]:
 # The end.
 
 
+@pytest.mark.slow
 def test_told_to_stop_it_answers_what_came_whole_says_421_to_the_rest_and_ends() -> None:
     with attacked() as (posthouse, process):
         idle, named, half, whole, arriving = (Wire(posthouse.port) for _ in range(5))
@@ -147,6 +148,7 @@ def test_a_reload_within_a_transaction_changes_the_next_recipient_and_harms_noth
         wait_until(lambda: delivered(posthouse) == 3, "all to be delivered", 10)
 
 
+@pytest.mark.slow
 def test_what_a_reload_changes_in_a_listener_counts_for_the_next_connection() -> None:
     with attacked() as (posthouse, _process):
         old = Wire(posthouse.port)

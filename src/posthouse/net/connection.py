@@ -272,7 +272,10 @@ class ServerProtocol(asyncio.Protocol):
             self._steer_reading()
 
     def _pump(self) -> None:
-        """Has the engine go on, for one turn."""
+        """Has the engine go on, for one turn; not while the client reads nothing of what it is told."""
+        if self._is_unread:
+            self._after_events()
+            return
         engine = self.engine
         handle = self._handler.handle
         for _ in range(EVENTS_A_TURN):
