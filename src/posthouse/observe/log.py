@@ -14,6 +14,7 @@ import enum
 import json
 import os
 import select
+import stat
 import sys
 import threading
 import time
@@ -28,6 +29,7 @@ MOST_WAITING = 20_000
 
 _GATHER_SECONDS = 0.03
 _PIECE = 4096  # PIPE_BUF: writes of several processes to one pipe don't mix up to this size
+_FILE_PIECE = 64 * 1024  # a write to a regular file is whole at any size
 
 
 class Level(enum.IntEnum):
@@ -73,7 +75,7 @@ class _Writer:
             return
         try:
             lines, self._lines = self._lines, []
-            for piece in _pieces(lines):
+            for piece in _pieces(lines, _piece_of(self.fd)):
                 if not self._write(piece, seconds):
                     self.dropped += 1  # at least
                     return
@@ -89,28 +91,39 @@ class _Writer:
             self.flush()
 
     def _write(self, data: bytes, seconds: float) -> bool:
-        writable = select.poll()
-        writable.register(self.fd, select.POLLOUT)
-        milliseconds = None if seconds < 0 else int(seconds * 1000)
         view = memoryview(data)
+        may_block = seconds < 0  # who may wait for ever need not ask first
         while view:
             try:
-                if not writable.poll(milliseconds):
+                if not may_block and not self._has_room(seconds):
                     return False
                 view = view[os.write(self.fd, view) :]
             except BlockingIOError:
-                continue  # another process took the room; the descriptor is shared and non-blocking
+                may_block = False  # the descriptor is shared and non-blocking, or another process took the room
             except OSError:
                 return False  # the reader is gone; there is nowhere to say so
         return True
 
+    def _has_room(self, seconds: float) -> bool:
+        writable = select.poll()
+        writable.register(self.fd, select.POLLOUT)
+        return bool(writable.poll(None if seconds < 0 else int(seconds * 1000)))
 
-def _pieces(lines: list[bytes]) -> Iterator[bytes]:
-    """Whole lines joined up to what a pipe takes at once; a longer line alone."""
+
+def _piece_of(fd: int) -> int:
+    """Octets that go out in one write. Few writes: after each the event loop must hand over the interpreter's lock."""
+    try:
+        return _FILE_PIECE if stat.S_ISREG(os.fstat(fd).st_mode) else _PIECE
+    except OSError:
+        return _PIECE
+
+
+def _pieces(lines: list[bytes], most: int) -> Iterator[bytes]:
+    """Whole lines joined up to what is written at once; a longer line alone."""
     piece: list[bytes] = []
     size = 0
     for line in lines:
-        if size + len(line) > _PIECE and piece:
+        if size + len(line) > most and piece:
             yield b"".join(piece)
             piece, size = [], 0
         piece.append(line)
