@@ -135,6 +135,7 @@ def _make(path: Path, identity: Identity, mode: int = 0o711) -> None:
         place.chmod(0o755 if place != path else mode)  # mkdir's mode is cut by the umask
         if place == path:
             identity.give(place)
+        sync_directory(place.parent)  # mail in it is no safer than its path
     found = path.stat()
     if not stat.S_ISDIR(found.st_mode):
         raise DataDirError(f"{path} is not a directory: remove it, or set another data_dir")

@@ -132,9 +132,11 @@ class Batches:
         self._later = later
         self._report = report
         self.connection = open_writer(directory)
-        self._log_fd = open_log(directory)
         content = directory / CONTENT
         content.mkdir(mode=0o700, exist_ok=True)
+        self._log_fd = open_log(
+            directory
+        )  # syncs the directory: not before all names in it that mail depends on are there
         self.files = SharedFiles(content)
         self.writer = Writer(self.connection, self.files)
         self.files.resume(self.connection.execute(USED))

@@ -1,5 +1,6 @@
 """A shard's directory: whose it is, and the lock that keeps it to one process."""
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -55,8 +56,25 @@ def sync_directory(directory: Path) -> None:
         os.close(fd)
 
 
+def make_directories(directory: Path) -> None:
+    """Makes a directory and what is missing above it, ours alone, each name synced: mail in it is no safer than its path.
+
+    The two names above it are synced even if they were there: who made them may have died before it came to that.
+    """
+    missing: list[Path] = []
+    place = directory
+    while not place.is_dir() and place != place.parent:
+        missing.append(place)
+        place = place.parent
+    for new in reversed(missing):
+        new.mkdir(mode=0o700, exist_ok=True)
+    for made in {*missing, directory, directory.parent}:
+        with contextlib.suppress(PermissionError):  # above the data directory all is its owner's business
+            sync_directory(made.parent)
+
+
 def _make_private(directory: Path) -> None:
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_directories(directory)
     owner = directory.stat().st_uid
     if owner != os.geteuid():
         raise SpoolForeign(
