@@ -39,6 +39,11 @@ def require_strace() -> None:
     require_kernel("tracing by strace with injected faults", _can_trace())
 
 
+def strace_command() -> list[str]:
+    """How strace is called here; see `require_strace`."""
+    return [_strace()]
+
+
 class Injection:
     """Faults under way."""
 
