@@ -72,6 +72,12 @@ class Phase(enum.Enum):
     ENDED = "ended"
 
 
+# Bound here because an attribute of an enum class costs ten times a module's, and each event asks for several.
+_PROXY, _TALKING, _DRAINING = Phase.PROXY, Phase.TALKING, Phase.DRAINING
+_NOT_YET = Ending.NOT_YET
+_CONTENT = Timeout.CONTENT
+
+
 class Handler(Protocol):
     """What the server does with one connection. Made by a factory when the connection is there."""
 
@@ -168,7 +174,7 @@ class ServerProtocol(asyncio.Protocol):
             self.abort()
         else:
             self._proxy = ProxyReader()
-            self._phase = Phase.PROXY
+            self._phase = _PROXY
 
     def _begin(self, peer: Peer) -> None:
         """The client is known: counted before anything is done for it, a TLS handshake above all."""
@@ -187,7 +193,7 @@ class ServerProtocol(asyncio.Protocol):
             self._start_tls()
 
     def _greet(self) -> None:
-        self._phase = Phase.TALKING
+        self._phase = _TALKING
         if self._refusal:
             self.engine.greet(Reply(421, "4.3.2", (self._refusal,)))
         elif self._house.is_stopping:
@@ -198,14 +204,14 @@ class ServerProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Octets from the client."""
-        if self._phase is Phase.PROXY:
+        if self._phase is _PROXY:
             data = self._read_proxy(data)
-        if self._phase is Phase.DRAINING:
+        if self._phase is _DRAINING:
             self._drain(len(data))
             return
         if self._tls is not None:
             data = self._decrypt(data)
-        if data and self._phase is Phase.TALKING:
+        if data and self._phase is _TALKING:
             self._content_seen += len(data)
             self.engine.receive_data(data)
             if self._turn is None:
@@ -215,9 +221,9 @@ class ServerProtocol(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The client has half-closed: what it asked is still answered."""
-        if self._phase is Phase.TALKING:
+        if self._phase is _TALKING:
             self._receive_eof()
-        return self._phase is Phase.TALKING
+        return self._phase is _TALKING
 
     def _receive_eof(self) -> None:
         self.engine.receive_eof()
@@ -233,7 +239,7 @@ class ServerProtocol(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The client has read our replies."""
         self._is_unread = False
-        if self._phase is Phase.TALKING:
+        if self._phase is _TALKING:
             self._arm_anew()
             if self._turn is None:
                 self._pump()
@@ -254,7 +260,7 @@ class ServerProtocol(asyncio.Protocol):
     def answer(self, reply: Reply) -> None:
         """The reply to the event for which the handler had none at once."""
         self._hold = False
-        if self._phase is not Phase.TALKING:
+        if self._phase is not _TALKING:
             return
         self.engine.reply(reply)
         self._pump()
@@ -267,7 +273,7 @@ class ServerProtocol(asyncio.Protocol):
     def resume(self) -> None:
         """Reads the client again."""
         self._is_congested = False
-        if self._phase is Phase.TALKING:
+        if self._phase is _TALKING:
             self._arm_anew()  # the silence was ours
             self._steer_reading()
 
@@ -300,7 +306,7 @@ class ServerProtocol(asyncio.Protocol):
 
     def _take_turn(self) -> None:
         self._turn = None
-        if self._phase is Phase.TALKING and not self._is_unread and self._late_flush is None:
+        if self._phase is _TALKING and not self._is_unread and self._late_flush is None:
             self._pump()
 
     def _after_events(self) -> None:
@@ -312,21 +318,21 @@ class ServerProtocol(asyncio.Protocol):
             self._steer_reading()
             return
         self._flush()
-        if engine.ending is not Ending.NOT_YET and self._turn is None:
+        if engine.ending is not _NOT_YET and self._turn is None:
             self._end(engine.ending)
-        elif self._phase is Phase.TALKING:
+        elif self._phase is _TALKING:
             self._steer_reading()
             self._arm()
 
     def _flush_late(self) -> None:
         self._late_flush = None
-        if self._phase is Phase.TALKING:
+        if self._phase is _TALKING:
             self.engine.delay_is_over()
             self._pump()
 
     def _steer_reading(self) -> None:
         """Reads the client, or not: not while it waits for us, or does not read what we say."""
-        wanted = self._phase is not Phase.TALKING or not (
+        wanted = self._phase is not _TALKING or not (
             self._is_congested
             or self._is_unread
             or self._late_flush is not None
@@ -404,11 +410,11 @@ class ServerProtocol(asyncio.Protocol):
             if self._plan.implicit_tls:
                 self._greet()
             else:
-                self._phase = Phase.TALKING
+                self._phase = _TALKING
                 self._arm()
         if not tls.is_closed:
             return plaintext
-        if self._phase is Phase.TALKING:
+        if self._phase is _TALKING:
             self.engine.receive_data(plaintext)
             self._receive_eof()
         elif self._phase is Phase.HANDSHAKE:
@@ -424,8 +430,8 @@ class ServerProtocol(asyncio.Protocol):
         if timeout is self._timeout and mark == self._mark:
             return
         now = self._loop.time()
-        if timeout is Timeout.CONTENT:
-            if self._timeout is not Timeout.CONTENT:
+        if timeout is _CONTENT:
+            if self._timeout is not _CONTENT:
                 self._content_from = now
                 self._content_seen = 0
             self._deadline = now + self._plan.timeouts.content
@@ -440,30 +446,30 @@ class ServerProtocol(asyncio.Protocol):
     def enforce_deadline(self, now: float) -> None:
         """Called every second: ends a connection whose time is over."""
         if now > self._deadline:
-            if self._phase is not Phase.TALKING:
+            if self._phase is not _TALKING:
                 self.abort()
             elif self._is_unread:
                 log.info("session-cut", client=self.peer.address, words="the client does not read our replies")
                 self.abort()
             elif not self._hold and self._is_reading:  # else it waits for us, not we for it
                 self.cut("you were silent for too long")
-        elif self._timeout is Timeout.CONTENT and self._phase is Phase.TALKING and not self._hold and self._is_reading:
+        elif self._timeout is _CONTENT and self._phase is _TALKING and not self._hold and self._is_reading:
             elapsed = now - self._content_from
             if elapsed > RATE_GRACE_SECONDS and self._content_seen < elapsed * self._plan.timeouts.minimum_rate:
                 self.cut("the message came too slowly")
 
     def end_if_idle(self, *, may_send_content: bool) -> None:
         """The server stops: says 421 unless an answer is owed for what came whole, or a content may still arrive."""
-        if self._phase in (Phase.PROXY, Phase.HANDSHAKE):
+        if self._phase in (_PROXY, Phase.HANDSHAKE):
             self.abort()
             return
         is_owed = self._hold or self._turn is not None
-        if not is_owed and not (may_send_content and self._timeout is Timeout.CONTENT):
+        if not is_owed and not (may_send_content and self._timeout is _CONTENT):
             self.cut("the server is stopping")
 
     def cut(self, why: str) -> None:
         """Says 421 with the reason and closes."""
-        if self._phase is not Phase.TALKING:
+        if self._phase is not _TALKING:
             return
         log.info("session-cut", client=self.peer.address, words=why)
         self.engine.cut(Reply(421, "4.4.2", (f"Closing the connection: {why}",)))
@@ -478,13 +484,13 @@ class ServerProtocol(asyncio.Protocol):
     def _end(self, ending: Ending) -> None:
         """Closes after the last reply. With DRAIN the sending side is shut first and the rest read away for a little while:
         closing with unread octets would reset the connection, and the client would never see why (RFC 9293 3.10.4)."""
-        if self._phase is not Phase.TALKING:
+        if self._phase is not _TALKING:
             return
         if self._tls is not None:
             self._tls.close()
             self._transport.write(self._tls.data_to_send())
         if ending is Ending.DRAIN:
-            self._phase = Phase.DRAINING
+            self._phase = _DRAINING
             now = self._loop.time()
             self._deadline, self._drain_end = now + DRAIN_SECONDS, now + DRAIN_MOST_SECONDS
             self._steer_reading()

@@ -97,7 +97,14 @@ class ProtocolBroken(Event, frozen=True):
 
 ClientEvent = Answered | Farewell | ProtocolBroken
 
-_MAIL, _RCPT, _CONTENT, _VERBATIM = Asked.MAIL, Asked.RCPT, Asked.CONTENT, Asked.VERBATIM
+# Bound here because an attribute of an enum class costs ten times a module's, and each reply asks for several.
+_MAIL, _RCPT, _DATA_ASKED, _CONTENT, _VERBATIM = Asked.MAIL, Asked.RCPT, Asked.DATA, Asked.CONTENT, Asked.VERBATIM
+_OPEN, _IN_CONTENT, _TLS_WANTED, _BROKEN = (
+    ClientState.OPEN,
+    ClientState.CONTENT,
+    ClientState.TLS_WANTED,
+    ClientState.BROKEN,
+)
 _MUST_BE_LAST = frozenset({Asked.HELLO, Asked.STARTTLS, Asked.AUTH, Asked.DATA, Asked.QUIT, Asked.GREETING})
 _POSITIVE = {
     Asked.GREETING: frozenset({220}),
@@ -133,7 +140,7 @@ class ClientConnection:
 
     def __init__(self, dialect: Verb = Verb.EHLO) -> None:
         self.dialect = dialect
-        self.state = ClientState.OPEN
+        self.state = _OPEN
         self.offers: Offers = NO_OFFERS
         self.accepted_recipients = 0
         """Recipients of the running transaction that got a positive reply."""
@@ -150,9 +157,9 @@ class ClientConnection:
     @property
     def timeout(self) -> Timeout:
         """What the server is being waited for; NONE when it owes nothing."""
-        if self.state is ClientState.TLS_WANTED:
+        if self.state is _TLS_WANTED:
             return Timeout.TLS
-        if self.state is ClientState.CONTENT:
+        if self.state is _IN_CONTENT:
             return Timeout.CONTENT_BLOCK
         return _TIMEOUTS.get(self._asked[0], Timeout.COMMAND) if self._asked else Timeout.NONE
 
@@ -181,9 +188,9 @@ class ClientConnection:
 
     def tls_started(self) -> None:
         """TLS runs now: what the server offered in the clear is forgotten, and hello() is due again (RFC 3207 4.2)."""
-        if self.state is not ClientState.TLS_WANTED:
+        if self.state is not _TLS_WANTED:
             raise LocalProtocolError("TLS starts after a positive reply to STARTTLS")
-        self.state = ClientState.OPEN
+        self.state = _OPEN
         self.offers = NO_OFFERS
         self._reader = ReplyReader()
 
@@ -217,18 +224,18 @@ class ClientConnection:
             ret=parameters.ret if offers.dsn else Ret.DEFAULT,
             envelope_id=parameters.envelope_id if offers.dsn else "",
         )
-        self._say(Asked.MAIL, _encode(Mail(reverse_path, may_be_said), reverse_path, smtputf8=parameters.smtputf8))
+        self._say(_MAIL, _encode(Mail(reverse_path, may_be_said), reverse_path, smtputf8=parameters.smtputf8))
 
     def rcpt(
         self, forward_path: Path, parameters: RcptParameters = NO_RCPT_PARAMETERS, *, smtputf8: bool = False
     ) -> None:
         """RCPT. NOTIFY and ORCPT are left out where DSN is not offered; `smtputf8` as MAIL had it."""
         may_be_said = parameters if self.offers.dsn else NO_RCPT_PARAMETERS
-        self._say(Asked.RCPT, _encode(Rcpt(forward_path, may_be_said), forward_path, smtputf8=smtputf8))
+        self._say(_RCPT, _encode(Rcpt(forward_path, may_be_said), forward_path, smtputf8=smtputf8))
 
     def data(self) -> None:
         """DATA. Nothing more may be written until it is answered (RFC 2920 3.1)."""
-        self._say(Asked.DATA, _DATA)
+        self._say(_DATA_ASKED, _DATA)
 
     def bdat(self, chunk: bytes, *, is_last: bool) -> None:
         """BDAT with its octets, in plain form (RFC 3030). One reply a chunk; for LMTP the last gets one a recipient."""
@@ -251,7 +258,7 @@ class ClientConnection:
         """Any one line, as it is, for probes; its rules are the caller's, but it stays one line: no CR, LF or NUL inside."""
         if _breaks_line(line):
             raise LocalProtocolError("a verbatim command is one line")
-        if self.state is not ClientState.OPEN:
+        if self.state is not _OPEN:
             raise LocalProtocolError(f"no command can be written in state {self.state.value}")
         self._out.append(line + b"\r\n")
         self._asked.append(Asked.VERBATIM)
@@ -260,9 +267,9 @@ class ClientConnection:
 
     def content(self, pieces: list[bytes] | tuple[bytes, ...], dots: DotForm) -> None:
         """The next pieces of the content, which stand in `dots` form; stuffed here if they must be."""
-        if self.state is ClientState.BROKEN:
+        if self.state is _BROKEN:
             return
-        if self.state is not ClientState.CONTENT:
+        if self.state is not _IN_CONTENT:
             raise LocalProtocolError("content follows a 354")
         for piece in pieces:
             if piece:
@@ -271,21 +278,21 @@ class ClientConnection:
 
     def end_content(self) -> None:
         """The final dot. Commands may follow it at once where PIPELINING is offered."""
-        if self.state is ClientState.BROKEN:
+        if self.state is _BROKEN:
             return
-        if self.state is not ClientState.CONTENT:
+        if self.state is not _IN_CONTENT:
             raise LocalProtocolError("the final dot follows a 354")
         self._out.append(_END_OF_DATA if self._tail == b"\r\n" else b"\r\n.\r\n")
-        self.state = ClientState.OPEN
-        self._asked.extend([Asked.CONTENT] * self._content_replies())
+        self.state = _OPEN
+        self._asked.extend([_CONTENT] * self._content_replies())
 
     # --- what the server says
 
     def receive_data(self, data: bytes) -> list[ClientEvent]:
         """Takes octets from the socket (from the TLS layer, once there is one); what they mean, in order."""
-        if not data or self._is_in(ClientState.BROKEN):
+        if not data or self._is_in(_BROKEN):
             return []
-        if self._is_in(ClientState.TLS_WANTED):
+        if self._is_in(_TLS_WANTED):
             return [self._break(_IN_CLEAR)]
         events: list[ClientEvent] = []
         reader = self._reader
@@ -295,13 +302,13 @@ class ClientConnection:
                 event = self._match(reply)
                 if event is not None:
                     events.append(event)
-                if self._is_in(ClientState.BROKEN):
+                if self._is_in(_BROKEN):
                     return events
         except ReplyError as error:
-            in_clear = self._is_in(ClientState.TLS_WANTED)
+            in_clear = self._is_in(_TLS_WANTED)
             events.append(self._break(_IN_CLEAR if in_clear else str(error)))
             return events
-        if self._is_in(ClientState.TLS_WANTED) and not reader.is_between_replies:
+        if self._is_in(_TLS_WANTED) and not reader.is_between_replies:
             events.append(self._break(_IN_CLEAR))
         return events
 
@@ -310,9 +317,9 @@ class ClientConnection:
 
     def _match(self, reply: Reply) -> ClientEvent | None:
         """Finds the command that a reply answers, and what follows from it."""
-        if self.state is ClientState.TLS_WANTED:
+        if self.state is _TLS_WANTED:
             return self._break(_IN_CLEAR)
-        if self.state is ClientState.CONTENT:
+        if self.state is _IN_CONTENT:
             return self._interrupted(reply)
         if not self._asked:
             return Farewell(reply) if reply.code == 421 else self._break(f"a reply to nothing: {reply}")
@@ -334,13 +341,13 @@ class ClientConnection:
         """What follows from a reply that changes the state, or that the engine answers by itself."""
         match asked:
             case Asked.DATA if reply.code == 354:
-                self.state = ClientState.CONTENT
+                self.state = _IN_CONTENT
                 self._stuffer = stuffer()
                 self._tail = b"\r\n"
             case Asked.HELLO:
                 return self._heard_hello(reply)
             case Asked.STARTTLS if reply.code == 220:
-                self.state = ClientState.TLS_WANTED
+                self.state = _TLS_WANTED
             case Asked.AUTH if reply.code == 334:
                 return self._challenged(reply)
         return Answered(asked, reply)
@@ -364,7 +371,7 @@ class ClientConnection:
 
     def _interrupted(self, reply: Reply) -> ClientEvent:
         """A reply before the final dot: a refusal ends it all; acceptance of what was not sent whole is no acceptance."""
-        self.state = ClientState.BROKEN
+        self.state = _BROKEN
         if reply.code >= 400:
             return Answered(Asked.CONTENT, reply)
         return ProtocolBroken(f"a reply before the end of the content: {reply}")
@@ -376,9 +383,9 @@ class ClientConnection:
         return max(1, self.accepted_recipients) if self.dialect is Verb.LHLO else 1
 
     def _say(self, asked: Asked, octets: bytes) -> None:
-        if self.state is ClientState.BROKEN:
+        if self.state is _BROKEN:
             return
-        if self.state is not ClientState.OPEN:
+        if self.state is not _OPEN:
             raise LocalProtocolError(f"{asked.value} cannot be written in state {self.state.value}")
         pending = self._asked
         if pending and (not self.offers.pipelining or pending[-1] in _MUST_BE_LAST):
@@ -387,7 +394,7 @@ class ClientConnection:
         self._out.append(octets)
 
     def _break(self, words: str) -> ProtocolBroken:
-        self.state = ClientState.BROKEN
+        self.state = _BROKEN
         return ProtocolBroken(words)
 
 

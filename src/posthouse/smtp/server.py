@@ -77,7 +77,8 @@ __all__ += ["ServerConnection", "ServerSettings", "Signal", "Timeout"]
 # Bound here because an attribute of an enum class costs seven times a module's, and each command asks for several.
 _NOT_YET = Ending.NOT_YET
 _UNWELCOME, _HANDSHAKE = Phase.UNWELCOME, Phase.HANDSHAKE
-_RCPT, _CONTENT, _CHUNK = Phase.RCPT, Phase.CONTENT, Phase.CHUNK
+_SILENT, _RCPT, _CONTENT, _CHUNK = Phase.SILENT, Phase.RCPT, Phase.CONTENT, Phase.CHUNK
+_NOTHING, _COMMAND, _CONTENT_TIME = Timeout.NONE, Timeout.COMMAND, Timeout.CONTENT
 _MAIL_ACCEPTED, _RCPT_ACCEPTED, _CONTENT_WELCOME = Cause.MAIL_ACCEPTED, Cause.RCPT_ACCEPTED, Cause.CONTENT_WELCOME
 _TRANSACTION_OVER = Cause.TRANSACTION_OVER
 
@@ -116,7 +117,8 @@ class ServerConnection:
     @property
     def delay(self) -> float:
         """Seconds to wait before sending what is to be sent: grows with the client's errors."""
-        return self._outbox.patience.delay if self._outbox else 0.0
+        delay = self._outbox.patience.delay
+        return delay if delay and self._outbox else 0.0
 
     @property
     def ending(self) -> Ending:
@@ -129,9 +131,9 @@ class ServerConnection:
         phase = self._phase
         if phase is _HANDSHAKE:
             return Timeout.HANDSHAKE
-        if self._owed is not None or phase is Phase.SILENT or self._outbox.ending is not _NOT_YET:
-            return Timeout.NONE
-        return Timeout.CONTENT if phase is _CONTENT or phase is _CHUNK else Timeout.COMMAND
+        if self._owed is not None or phase is _SILENT or self._outbox.ending is not _NOT_YET:
+            return _NOTHING
+        return _CONTENT_TIME if phase is _CONTENT or phase is _CHUNK else _COMMAND
 
     @property
     def timer_mark(self) -> int:
@@ -141,7 +143,8 @@ class ServerConnection:
     @property
     def buffered_bytes(self) -> int:
         """Octets received and not yet used. Bounded if the driver does not read while PAUSED."""
-        return len(self._inbox)
+        inbox = self._inbox
+        return len(inbox.buffer) - inbox.at
 
     @property
     def is_idle(self) -> bool:
