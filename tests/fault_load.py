@@ -49,6 +49,8 @@ class Client:
         self._socket = socket.create_connection((ADDRESS, port), timeout=timeout, source_address=(source, 0))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = b""
+        self.is_in_data = False
+        """The last message got as far as DATA."""
         self.replies(1)
 
     def replies(self, count: int) -> list[str]:
@@ -73,14 +75,20 @@ class Client:
         return self.replies(1)[0]
 
     def hand_in(self, octets: bytes, recipients: Sequence[str], reverse_path: str = "a@src.test") -> str:
-        """One message; the reply that ended it."""
-        envelope = [f"MAIL FROM:<{reverse_path}>", *(f"RCPT TO:<{one}>" for one in recipients), "DATA"]
+        """One message, its size declared; the reply that ended it."""
+        self.is_in_data = False
+        envelope = [
+            f"MAIL FROM:<{reverse_path}> SIZE={len(octets)}",
+            *(f"RCPT TO:<{one}>" for one in recipients),
+            "DATA",
+        ]
         self._socket.sendall("".join(line + "\r\n" for line in envelope).encode())
         answers = self.replies(len(envelope))
         if not answers[-1].startswith("354"):
             if answers[0].startswith("250"):
                 self.say("RSET")
             return next(answer for answer in answers if answer[0] in "45")
+        self.is_in_data = True
         self._socket.sendall(stuffed(octets))
         return self.replies(1)[0]
 
@@ -119,6 +127,7 @@ class _Sender(threading.Thread):
             reply = client.hand_in(octets, recipients)
         finally:
             load.ledger.answered(name, reply)
+            load.late_refusals += client.is_in_data and reply.startswith("452")
         if load.pause:
             time.sleep(load.pause)
         if reply.startswith("4"):
@@ -145,6 +154,8 @@ class Load:
         self.pause = pause
         self.running = threading.Event()
         self.ended = threading.Event()
+        self.late_refusals = 0
+        """Messages for which there was no room after all, though their size had been declared."""
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from posthouse.spool.api import SpoolError
 DRAIN_SECONDS = 60.0
 
 
-def settings_for(box: Path, next_hop: str, retry: str = "1s") -> str:
+def settings_for(box: Path, next_hop: str, retry: str = "1s", free_space: int = 1) -> str:
     """Routes for the load of `fault_load`: one domain to a Maildir, the rest to the next hop; quick retries; no free space kept."""
     return f"""\
 [relay]
@@ -43,7 +43,7 @@ servers = ["{loopback_address()}:53"]
 timeout = "1s"
 
 [limits]
-free_space = 1
+free_space = {free_space}
 session_messages = 100000
 
 [log]
@@ -139,6 +139,7 @@ def run(
     more: str = "",
     pause: float = 0.0,
     retry: str = "1s",
+    free_space: int = 1,
 ) -> Iterator[Run]:
     """Everything set up and sending; `suffer` makes the faults, `drain` ends the load and gives the verdict."""
     seed = seed or random.SystemRandom().randrange(1, 1 << 30)
@@ -148,7 +149,9 @@ def run(
         maildir = box or data / "box"
         ledger = Ledger()
         port = free_port()
-        config = configuration(directory, data, port, settings_for(maildir, next_hop or taking.url, retry) + more)
+        config = configuration(
+            directory, data, port, settings_for(maildir, next_hop or taking.url, retry, free_space) + more
+        )
         load = Load(ledger, port, seed, mix, sizes, pause)
         with victims(config, sabotage) as made, sending(load, clients):
             going = Run(ledger, load, made, taking, directory, data, maildir, seed)

@@ -1,8 +1,8 @@
-"""Syncs that fail: the n-th, or the n-th and all after it, at each place where the relay syncs; then the power goes too."""
+"""Syncs and writes that fail: the n-th, or the n-th and all after it, wherever the relay makes them; then the power goes too."""
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -26,20 +26,22 @@ class Errors(msgspec.Struct):
     acknowledged_after: int
 
 
-def fail_each_sync(
+def fail_each(
+    calls: Sequence[str] = SYNCS,
     error: str = "EIO",
     then: str = "",
     sabotage: str = "",
     most: int = 100,
+    stride: int = 1,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Errors:
-    """A life for each n-th sync, which fails (and with `then` "+" all later ones); after each death the power is cut."""
+    """A life for each n-th call, which fails (and with `then` "+" all later ones); after each the power is cut."""
     struck: dict[str, int] = {}
     statuses: list[int] = []
     late = 0
     with _on_power_disk(sabotage) as (going, disk):
-        for call in SYNCS:
-            for n in range(1, most):
+        for call in calls:
+            for n in range(1, most, stride):
                 try:
                     pid = going.victims.start()
                 except Ended:
@@ -48,7 +50,8 @@ def fail_each_sync(
                 with injected(pid, call, f"error={error}:when={n}{then}", going.directory / "trace") as faults:
                     play(going, f"{call}-{n}", lambda p=pid: not is_alive(p))  # type: ignore[misc]
                     count = len(faults.struck)
-                    if any("/spool/" in line for line in faults.struck):  # a mailbox's own disk is no reason to stop
+                    # A mailbox's own disk is no reason to stop.
+                    if call in SYNCS and any("/spool/" in line for line in faults.struck):
                         late += _go_on(going, pid, f"{call}-{n}-late")
                 going.ledger.fault()
                 disk.cut_power()
