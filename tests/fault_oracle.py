@@ -72,6 +72,8 @@ class Arrival(msgspec.Struct, frozen=True):
     recipient: str
     digest: str
     is_notice: bool = False
+    is_answered: bool = True
+    """False when a next hop took it without saying so: then it must come again."""
 
     def line(self) -> bytes:
         """As it is written to a log."""
@@ -127,6 +129,10 @@ class Ledger:
     def acknowledged_since(self, moment: float) -> list[str]:
         """Ids acknowledged after time.monotonic() was `moment`."""
         return [name for name, at in list(self._acknowledged.items()) if at >= moment]
+
+    def acknowledged_at(self, name: str) -> float:
+        """When it was, as time.monotonic()."""
+        return self._acknowledged[name]
 
     def promised(self) -> set[Key]:
         """Each recipient of each acknowledged message."""
@@ -236,6 +242,8 @@ def _judge_arrivals(findings: Findings, ledger: Ledger, key: Key, ones: list[Arr
     for earlier, later in itertools.pairwise(ones):
         findings.duplicates += 1
         ages = [fault - earlier.at for fault in ledger.faults if earlier.at - 0.05 <= fault <= later.at]
+        if not earlier.is_answered:
+            continue
         if not ages or min(ages) > EXPLAINED_WITHIN:
             findings.unexplained.append(key)
         else:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fault_load import LOCAL, MIXED, SIZES, Load, sending
-from fault_oracle import Findings, Ledger, judge, mailbox_arrivals, queued_in
+from fault_oracle import Arrival, Findings, Ledger, arrivals_in, judge, mailbox_arrivals, queued_in
 from fault_sink import Sink, sink
 from fault_victim import Ended, Victims, victims
 from peer_programs import free_port, loopback_address, server_directory
@@ -87,6 +87,8 @@ class Run:
         self.directory = directory
         self.data_dir = data_dir
         self.box = box
+        self.more_logs: list[Path] = []
+        """Of further next hops."""
         self.random = random.Random(seed)
         self.patience = 4.0
         """Seconds that what was promised may take when nothing is in its way."""
@@ -116,14 +118,18 @@ class Run:
         except (Ended, sqlite3.Error, SpoolError):
             return self.judge_now()
 
+    def arrivals(self) -> list[Arrival]:
+        """Everything that has come anywhere."""
+        found = self.sink.arrivals() + mailbox_arrivals(self.box, LOCAL)
+        return found + [one for log in self.more_logs for one in arrivals_in(log)]
+
     def judge_now(self) -> Findings:
         """What has arrived so far; what is still queued counts as lost."""
-        return judge(self.ledger, self.sink.arrivals() + mailbox_arrivals(self.box, LOCAL))
+        return judge(self.ledger, self.arrivals())
 
     def judge_at_rest(self) -> Findings:
         """The verdict while no worker runs."""
-        arrivals = self.sink.arrivals() + mailbox_arrivals(self.box, LOCAL)
-        return judge(self.ledger, arrivals, queued_in(self.data_dir))
+        return judge(self.ledger, self.arrivals(), queued_in(self.data_dir))
 
 
 @contextlib.contextmanager
@@ -155,7 +161,7 @@ def run(
         load = Load(ledger, port, seed, mix, sizes, pause)
         with victims(config, sabotage) as made, sending(load, clients):
             going = Run(ledger, load, made, taking, directory, data, maildir, seed)
-            if sabotage:
+            if sabotage and sabotage != "short-patience":
                 going.patience = 0.7  # what it has lost never comes
             try:
                 yield going

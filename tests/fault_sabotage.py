@@ -106,6 +106,45 @@ def early_record() -> None:
     Scheduler.prepare = prepare  # type: ignore[method-assign]
 
 
+def one_lane() -> None:
+    """All destinations together may have one connection: the relay in which a dead one delays all others."""
+    from posthouse.relay.scheduler import Bounds, Scheduler
+
+    real: Any = Scheduler.__init__
+
+    def init(self: Scheduler, *arguments: Any, **options: Any) -> None:
+        real(self, *arguments, **options)
+        self._bounds = Bounds(connections=1)
+
+    Scheduler.__init__ = init  # type: ignore[method-assign, assignment]
+
+
+def abrupt_stop() -> None:
+    """Told to stop, it just goes."""
+    from posthouse.serve.worker import Worker
+
+    async def stop(self: Worker, arguments: dict[str, Any]) -> dict[str, Any]:
+        os._exit(0)
+
+    Worker._stop = stop  # type: ignore[method-assign]
+
+
+def short_patience() -> None:
+    """No sabotage, but what RFC 5321 4.5.3.2 counts in minutes is here a second: for next hops that hang."""
+    import msgspec
+
+    from posthouse.net.client import ClientTimeouts
+    from posthouse.serve import wiring
+
+    real: Any = wiring.smtp_settings_of
+    brief = ClientTimeouts(*[1.0] * len(ClientTimeouts.__struct_fields__))
+
+    def smtp_settings_of(*arguments: Any) -> Any:
+        return msgspec.structs.replace(real(*arguments), timeouts=brief)
+
+    wiring.smtp_settings_of = smtp_settings_of
+
+
 SABOTAGE: dict[str, Callable[[], None]] = {
     "": lambda: None,
     "no-sync": no_sync,
@@ -113,4 +152,7 @@ SABOTAGE: dict[str, Callable[[], None]] = {
     "early-250": early_250,
     "forgive-errors": forgive_errors,
     "early-record": early_record,
+    "one-lane": one_lane,
+    "abrupt-stop": abrupt_stop,
+    "short-patience": short_patience,
 }

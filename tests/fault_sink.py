@@ -27,19 +27,29 @@ ADDRESS = "127.0.0.1"
 _EHLO = b"250-sink.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SIZE 100000000\r\n"
 
 
-class _Session(asyncio.Protocol):
+class SinkSession(asyncio.Protocol):
+    """One connection; `fault_next_hop` has ones that misbehave."""
+
     def __init__(self, log: int, put_off: set[str]) -> None:
         self._log = log
         self._put_off = put_off
         self._buffer = bytearray()
         self._scanned = 0
         self._is_data = False
+        self._is_open = False
         self._reverse_path = ""
         self._recipients: list[str] = []
+        self.is_answering = True
+        """What is taken will be answered for."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: asyncio.WriteTransport = transport  # type: ignore[assignment]
-        transport.write(b"220 sink.test ESMTP\r\n")
+        if greeting := self.greeting():
+            transport.write(greeting)
+
+    def greeting(self) -> bytes:
+        """What it says first."""
+        return b"220 sink.test ESMTP\r\n"
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -48,7 +58,7 @@ class _Session(asyncio.Protocol):
             answers.append(answer)
         if answers:
             self._transport.write(b"".join(answers))
-            if answers[-1].startswith(b"221"):
+            if answers[-1].startswith(b"221 "):
                 self._transport.close()
 
     def _take(self) -> bytes | None:
@@ -74,7 +84,7 @@ class _Session(asyncio.Protocol):
         content = bytes(self._buffer[:end])
         del self._buffer[: end + skip]
         self._scanned = 0
-        self._is_data = False
+        self._is_data = self._is_open = False
         return self._keep(content)
 
     def _keep(self, stuffed: bytes) -> bytes:
@@ -90,7 +100,10 @@ class _Session(asyncio.Protocol):
         if is_notice:
             name, octets_digest = id_within(content), ""
         now = time.monotonic()
-        lines = [Arrival(now, name, recipient, octets_digest, is_notice).line() for recipient in recipients]
+        lines = [
+            Arrival(now, name, recipient, octets_digest, is_notice, self.is_answering).line()
+            for recipient in recipients
+        ]
         os.write(self._log, b"".join(lines))  # survives our own death; the faults do not reach this file's disk
         return b"250 2.0.0 taken\r\n"
 
@@ -101,8 +114,11 @@ class _Session(asyncio.Protocol):
         if verb == b"MAIL":
             self._reverse_path = line[line.find(b"<") + 1 : line.find(b">")].decode()
             self._recipients = []
+            self._is_open = True
             return b"250 2.1.0 ok\r\n"
         if verb == b"RCPT":
+            if not self._is_open:
+                return b"503 5.5.1 MAIL first\r\n"
             recipient = line[line.find(b"<") + 1 : line.find(b">")].decode()
             if recipient.startswith("refuse"):
                 return b"550 5.1.1 no such mailbox\r\n"
@@ -115,6 +131,7 @@ class _Session(asyncio.Protocol):
             return b"354 go on\r\n"
         if verb == b"RSET":
             self._recipients = []
+            self._is_open = False
         elif verb == b"QUIT":
             return b"221 2.0.0 bye\r\n"
         return b"250 2.0.0 ok\r\n"
@@ -124,7 +141,7 @@ async def _serve(port: int, log: Path) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     put_off: set[str] = set()
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Session(descriptor, put_off), ADDRESS, port, backlog=1024)
+    server = await loop.create_server(lambda: SinkSession(descriptor, put_off), ADDRESS, port, backlog=1024)
     await server.serve_forever()
 
 

@@ -81,7 +81,8 @@ def _fork(config: Config) -> str:
 
 def main(configuration: str, sabotage: str = "") -> None:
     """Forks at "start", waits for a worker's end at "wait PID"."""
-    SABOTAGE[sabotage]()
+    for name in sabotage.split("+"):
+        SABOTAGE[name]()
     config = load_config(Path(configuration))
     gc.collect()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""A sync or a write that fails: no 250 after a failed sync, the worker ends with 74, nothing acknowledged is lost even when the power goes."""
+"""A sync or a write that fails: no 250 after a failed sync, exit 74, nothing acknowledged lost even when the power goes too."""
 
 import pytest
 
