@@ -15,6 +15,7 @@ does whoever looks into the queue and the mailboxes at the end. From these:
 A message that got no answer, or a 4yz one, may exist or not: only what was acknowledged must.
 """
 
+import contextlib
 import hashlib
 import itertools
 import re
@@ -34,8 +35,9 @@ from spooling import SMALL
 RECORDED_WITHIN = 0.1
 """Seconds within which a delivery is on record after the next hop's reply: what the relay promises."""
 
-EXPLAINED_WITHIN = 0.5
-"""Seconds between an arrival and the fault that explains a second one: the promise, and slack for a loaded machine."""
+EXPLAINED_WITHIN = 2.0
+"""Seconds between an arrival and the fault that explains a second one: the promise, and slack for a machine whose disk is kept busy by
+other tests of this suite (half a second was too little there)."""
 
 ID_FIELD = b"X-Fault-Id: "
 _ID = re.compile(rb"^X-Fault-Id: (\S+)\r?$", re.MULTILINE)
@@ -289,6 +291,7 @@ def mailbox_arrivals(maildir: Path, recipient: str) -> list[Arrival]:
     offset = time.monotonic() - time.time()
     found = []
     for path in (maildir / "new").glob("*"):
-        name, octets_digest = identify(path.read_bytes())
-        found.append(Arrival(path.stat().st_mtime + offset, name, recipient, octets_digest))
+        with contextlib.suppress(FileNotFoundError):  # taken back, since its name could not be made durable
+            name, octets_digest = identify(path.read_bytes())
+            found.append(Arrival(path.stat().st_mtime + offset, name, recipient, octets_digest))
     return found
