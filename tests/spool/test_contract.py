@@ -358,6 +358,39 @@ def test_deleted_mail_is_gone(play):
     play(scene)
 
 
+def test_times_move_along_when_the_clock_is_set(play):
+    async def scene(spool: Spool) -> None:
+        waiting, held = await accept_many(spool, 2, "a@one.example")
+        spool.record([deferred(waiting, next_at=NOW + 300_000)])
+        spool.hold([held])
+        spool.correct_times(-3_600_000, 400_000)
+        (one,) = spool.pending(waiting)
+        assert (one.arrived_at, one.next_at) == (NOW - 3_600_000, NOW - 3_300_000)
+        assert spool.load(waiting)[0].arrived_at == NOW - 3_600_000
+        assert spool.pending(held)[0].next_at == NOW - 3_600_000
+        spool.correct_times(3_600_000 + 200_000, 400_000)
+        (one,) = spool.pending(waiting)
+        assert (one.arrived_at, one.next_at) == (NOW, NOW + 400_000)  # nothing arrives in the future or waits too long
+        assert spool.due("one.example", NOW, 10) == []
+
+    play(scene)
+
+
+def test_times_in_the_future_are_put_right_without_a_jump(play):
+    async def scene(spool: Spool) -> None:
+        ahead = envelope(spool.new_queue_id(), "a@one.example", arrived_at=NOW + 9_000_000)
+        fine = envelope(spool.new_queue_id(), "b@one.example", arrived_at=NOW - 5000)
+        await accept(spool, (ahead, message()), (fine, message()))
+        spool.record([deferred(fine.queue_id, next_at=NOW + 100_000)])
+        spool.correct_times(0, 400_000)
+        (one,) = spool.pending(ahead.queue_id)
+        assert (one.arrived_at, one.next_at) == (NOW, NOW)
+        (two,) = spool.pending(fine.queue_id)
+        assert (two.arrived_at, two.next_at) == (NOW - 5000, NOW + 100_000)
+
+    play(scene)
+
+
 def test_refusals_can_be_counted_without_end(play):
     async def scene(spool: Spool) -> None:
         for n in range(12_000):

@@ -43,6 +43,11 @@ def shard_of(queue_id: int) -> int:
     return queue_id >> _SEQUENCE_BITS & ((1 << _SHARD_BITS) - 1)
 
 
+def first_id_at(now: int) -> int:
+    """The least id that may be handed out from then on (milliseconds since 1970)."""
+    return max(now, 0) << (_SHARD_BITS + _SEQUENCE_BITS)
+
+
 def arrival_of(queue_id: int) -> int:
     """When the id was handed out, in milliseconds since 1970."""
     return queue_id >> (_SHARD_BITS + _SEQUENCE_BITS)

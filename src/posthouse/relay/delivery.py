@@ -54,10 +54,10 @@ class Delivery:
         last: list[Fate] = []
         for index, outcome in zip(attempt.indices, outcomes, strict=True):
             if isinstance(outcome, Deferred):
-                outcome = self._expire(envelope, outcome, now)  # noqa: PLW2901 - from here on it is what it has become
+                outcome = self._expire(parcel, outcome, now)  # noqa: PLW2901 - from here on it is what it has become
             _tell(parcel, envelope, index, outcome, now)
             if isinstance(outcome, Deferred):
-                fate, is_notice = self._put_off(parcel, envelope, index, outcome, attempts, now)
+                fate, is_notice = self._put_off(parcel, index, outcome, attempts, now)
                 fates.append(fate)
                 if is_notice:
                     owed.append((index, outcome))
@@ -82,28 +82,26 @@ class Delivery:
                 spool.record(last)
             self._scheduler.forget(parcel)
 
-        self._notices.send(envelope, attempt.message, owed, self._retry_until(envelope), told)
+        self._notices.send(envelope, attempt.message, owed, self._retry_until(parcel), told)
 
-    def _expire(self, envelope: Envelope, outcome: Deferred, now: int) -> Deferred | Failed:
-        if not is_expired(envelope.arrived_at, now, self.retry):
+    def _expire(self, parcel: Parcel, outcome: Deferred, now: int) -> Deferred | Failed:
+        if not is_expired(parcel.arrived_at, now, self.retry):
             return outcome
         days = self.retry.give_up / 86400
         words = f"given up after {days:.3g} days of trying; the last trouble was: {outcome.reason.words}"
         return Failed("5.4.7", Reason(Slug.EXPIRED, words), outcome.remote, outcome.diagnostic)
 
-    def _put_off(
-        self, parcel: Parcel, envelope: Envelope, index: int, outcome: Deferred, attempts: int, now: int
-    ) -> tuple[Fate, bool]:
+    def _put_off(self, parcel: Parcel, index: int, outcome: Deferred, attempts: int, now: int) -> tuple[Fate, bool]:
         next_at = now + int(wait_after(attempts, self.retry, random.random()) * 1000)  # noqa: S311 - jitter
-        next_at = min(next_at, max(self._retry_until(envelope), now + 1000))
+        next_at = min(next_at, max(self._retry_until(parcel), now + 1000))
         notices = parcel.notices
-        is_notice = is_notice_due(envelope.arrived_at, now, notices, self.retry)
+        is_notice = is_notice_due(parcel.arrived_at, now, notices, self.retry)
         self._scheduler.wake(parcel.destination, next_at)
         fate = Fate(parcel.queue_id, index, outcome, Retry(next_at, notices + is_notice), attempts, now)
         return fate, is_notice
 
-    def _retry_until(self, envelope: Envelope) -> int:
-        return envelope.arrived_at + int(self.retry.give_up * 1000)
+    def _retry_until(self, parcel: Parcel) -> int:
+        return parcel.arrived_at + int(self.retry.give_up * 1000)
 
 
 _EVENTS: dict[type[Outcome], str] = {Relayed: "relayed", Delivered: "delivered", Deferred: "deferred", Failed: "failed"}
@@ -114,7 +112,7 @@ def _tell(parcel: Parcel, envelope: Envelope, index: int, outcome: Outcome, now:
     metrics.attempts.inc((event, metrics.destination_names.name(parcel.destination)))
     metrics.outcomes.inc(outcome.reason.slug)
     if isinstance(outcome, Relayed | Delivered):
-        metrics.delivery_seconds.observe((now - envelope.arrived_at) / 1000)
+        metrics.delivery_seconds.observe((now - parcel.arrived_at) / 1000)
     log.info(
         event,
         queue_id=queue_id_text(parcel.queue_id),
@@ -124,5 +122,5 @@ def _tell(parcel: Parcel, envelope: Envelope, index: int, outcome: Outcome, now:
         reason=outcome.reason.slug,
         reply=outcome.diagnostic,
         attempts=parcel.attempts + 1,
-        delay=(now - envelope.arrived_at) / 1000,
+        delay=(now - parcel.arrived_at) / 1000,
     )

@@ -472,6 +472,14 @@ class Scheduler:
             site.closed_until = 0
         self.start()
 
+    def clock_was_set(self, by: int) -> None:
+        """The clock jumped `by` milliseconds and the spools have corrected what they hold: what is under way is corrected
+        too, and the rest planned again."""
+        for parcels in self._in_memory.values():
+            for parcel in parcels:
+                parcel.arrived_at += by
+        self.rescan()
+
     @property
     def depth(self) -> tuple[int, int]:
         """Parcels in memory, connections out."""

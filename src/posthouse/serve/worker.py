@@ -12,7 +12,6 @@ import signal
 import socket
 import ssl
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -36,15 +35,15 @@ from posthouse.serve.account_file import accounts_path
 from posthouse.serve.accounts import AccountStore
 from posthouse.serve.channel import Channel, ChannelRefusal
 from posthouse.serve.start import EXIT_SYNC_FAILED, Prepare, WorkerStart, channel_of_worker, prepare_from, start_from
-from posthouse.spool.api import SpoolError
+from posthouse.spool.api import SpoolError, SpoolFull
+from posthouse.spool.clock import SteadyClock
 from posthouse.spool.sqlite import SqliteSpool
 
 STOP_SECONDS = 30.0
 
 
-def clock() -> int:
-    """Milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
+CLOCK_SECONDS = 1.0
+"""Between two looks at whether the wall clock has been set."""
 
 
 class Listening:
@@ -76,6 +75,7 @@ class Worker:
         self._prepared: Prepared | None = None
         self._listening: dict[int, Listening] = {}
         self._is_running = False
+        self._clock = SteadyClock()
         self._verbs: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
             "start": self._start,
             "prepare": self._prepare,
@@ -107,6 +107,7 @@ class Worker:
         except (ConfigError, SpoolError) as error:
             raise ChannelRefusal(str(error)) from error
         self._is_running = True
+        self._look_at_clock()
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 20)  # the hot path makes no cycles: full collections would only cost
@@ -124,6 +125,7 @@ class Worker:
                 loop=asyncio.get_running_loop(),
                 settings=wiring.spool_settings_of(config),
                 on_broken=self._broken,
+                clock=self._clock,
             )
             for shard in told.shards
         }
@@ -131,11 +133,13 @@ class Worker:
         pathfinder = Pathfinder(wiring.routes_of(config), self._resolver, wiring.ourselves_of(config))
         retry = wiring.retry_plan_of(config)
         make_transport = wiring.transports_of(config)
-        self._scheduler = Scheduler(dict(self._spools), pathfinder, make_transport, retry, clock, workers=told.workers)
+        self._scheduler = Scheduler(
+            dict(self._spools), pathfinder, make_transport, retry, self._clock, workers=told.workers
+        )
         self._scheduler.may_leave = self._may_leave
-        self._intake = Intake(self._spools[told.shards[0]], self._scheduler, clock)
-        self._bouncer = Bouncer(config.hostname, self._intake, lambda: self._rules, clock)
-        self._delivery = Delivery(self._scheduler, self._bouncer, retry, clock)
+        self._intake = Intake(self._spools[told.shards[0]], self._scheduler, self._clock)
+        self._bouncer = Bouncer(config.hostname, self._intake, lambda: self._rules, self._clock)
+        self._delivery = Delivery(self._scheduler, self._bouncer, retry, self._clock)
         self._scheduler.settle = self._delivery.settle
         self._server = Server(config.limits.connections, config.limits.connections_per_client)
         for listener in told.listeners:
@@ -143,11 +147,29 @@ class Worker:
             await self._listen(listener.listener, config, sock, contexts.get(listener.listener))
         submit = socket.socket(fileno=told.submit_fd)
         await self._listen(wiring.LOCAL_PLACE, config, submit, None)
+        self._correct_times(0)
         self._scheduler.start()
+
+    def _look_at_clock(self) -> None:
+        if not self._is_running:
+            return
+        if by := self._clock.jump:
+            log.warning("clock-set", seconds=by // 1000, words="the queue's times are moved along")
+            self._clock.follow()
+            self._correct_times(by)
+            self._scheduler.clock_was_set(by)
+        asyncio.get_running_loop().call_later(CLOCK_SECONDS, self._look_at_clock)
+
+    def _correct_times(self, by: int) -> None:
+        """On a full disk mail merely keeps its times; it must not keep the server from delivering."""
+        longest = int(1.3 * 1000 * self._scheduler.retry.longest)  # with jitter
+        for spool in self._spools.values():
+            with contextlib.suppress(SpoolFull):
+                spool.correct_times(by, longest)
 
     async def _listen(self, place: int, config: Config, sock: socket.socket, context: ssl.SSLContext | None) -> None:
         settings = None if place == wiring.LOCAL_PLACE else config.listeners[place]
-        desk = wiring.desk_of(config, settings, self._rules, self._intake, clock, self._accounts.verify)
+        desk = wiring.desk_of(config, settings, self._rules, self._intake, self._clock, self._accounts.verify)
         if settings is not None:
             desk.listener = wiring.listener_name(settings, sock.getsockname()[1])  # port 0 has become a real one
         listening = Listening(desk, None, context)
@@ -276,7 +298,7 @@ class Worker:
         metrics.queue_messages.set(sum(state.messages for state in states))
         metrics.queue_held.set(sum(state.held for state in states))
         oldest = min((state.oldest_at for state in states if state.oldest_at), default=0)
-        metrics.queue_oldest_seconds.set((clock() - oldest) / 1000 if oldest else 0)
+        metrics.queue_oldest_seconds.set((self._clock() - oldest) / 1000 if oldest else 0)
         metrics.deliveries_open.set(self._scheduler.depth[1])
         return {"metrics": metrics.snapshot()}
 

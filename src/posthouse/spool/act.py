@@ -2,8 +2,9 @@
 
 import enum
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from posthouse.mail.envelope import first_id_at
 from posthouse.mail.outcome import Failed
 from posthouse.mail.reason import Reason, Slug
 from posthouse.spool.api import Done, Fate, SpoolError
@@ -82,3 +83,32 @@ class Act:
         """What the history shall say of each message."""
         for queue_id, recipients in self.changed.items():
             yield queue_id, Acted(self.at, self.verb.value, tuple(recipients), self.argument)
+
+
+class Correction:
+    """The stored times after the clock was set `by` so many milliseconds: see `api.Spool.correct_times`."""
+
+    __slots__ = ("by", "error", "latest", "now")
+
+    changed: Mapping[int, list[int]] = {}
+
+    def __init__(self, by: int, now: int, latest: int) -> None:
+        self.by = by
+        self.now = now
+        self.latest = latest
+        self.error: SpoolError | None = None
+
+    def run(self, connection: sqlite3.Connection) -> list[Fate]:
+        """Changes the rows. Without a jump only those are looked at that may lie in the future."""
+        values = {"by": self.by, "now": self.now, "latest": self.latest, "first": first_id_at(self.now)}
+        if self.by:
+            connection.execute("UPDATE message SET arrived=max(0, min(arrived + :by, :now))", values)
+            connection.execute("UPDATE recipient SET next_at=max(0, min(next_at + :by, :latest))", values)
+        else:
+            connection.execute("UPDATE message SET arrived=:now WHERE id >= :first AND arrived > :now", values)
+            connection.execute("UPDATE recipient SET next_at=:now WHERE state=1 AND next_at > :latest", values)
+        return []
+
+    def events(self) -> Iterator[tuple[int, Acted]]:
+        """Nothing happened to any message."""
+        return iter(())

@@ -176,6 +176,13 @@ class Spool(Protocol):
     def delete(self, queue_ids: Sequence[int], destination: str | None = None) -> list[int]:
         """Settles recipients without a word to their sender (Failed, DELETED_BY_OPERATOR)."""
 
+    def correct_times(self, by: int, longest_wait: int) -> None:
+        """After the clock was set `by` so many milliseconds: moves all stored times along, so that ages and waits stay what they were.
+
+        Nothing has arrived in the future or waits more than `longest_wait` milliseconds afterwards; with 0 nothing else
+        changes (at start: who knows what the clock was while the queue was filled). Blocks for a commit.
+        """
+
     def note_refusal(self, client: str, login: str, slug: Slug) -> None:
         """Counts a refusal for `posthouse usage`; costs a dictionary entry, written with a later batch."""
 

@@ -22,7 +22,7 @@ import msgspec
 from posthouse.mail.envelope import Envelope
 from posthouse.mail.message import Message
 from posthouse.observe import metrics
-from posthouse.spool.act import Act
+from posthouse.spool.act import Act, Correction
 from posthouse.spool.api import Clock, ContentMissing, Durable, Fate, SpoolBroken, SpoolError, SpoolFull
 from posthouse.spool.content import DIRECTORY_NAME as CONTENT
 from posthouse.spool.content import Chunk, OwnFiles, SharedFiles
@@ -97,7 +97,9 @@ class Batch:
         "texts",
     )
 
-    def __init__(self, incoming: list[Incoming], fates: list[Fate], texts: list[str], acts: list[Act]) -> None:
+    def __init__(
+        self, incoming: list[Incoming], fates: list[Fate], texts: list[str], acts: list[Act | Correction]
+    ) -> None:
         self.incoming = incoming
         self.fates = fates
         self.texts = texts
@@ -150,7 +152,7 @@ class Batches:
         self.incoming_octets = 0
         self.fates: list[Fate] = []
         self._texts: list[str] = []
-        self._acts: list[Act] = []
+        self._acts: list[Act | Correction] = []
         self._most_fates = _ALL
         self._moves: list[tuple[int, str, bytes]] = []
         self._pages = 0
@@ -170,8 +172,8 @@ class Batches:
         self._texts += [encode_event(attempted_event(fate)) for fate in fates]
         self.fates += fates
 
-    def add_act(self, act: Act) -> None:
-        """An operator's act for the next batch."""
+    def add_act(self, act: Act | Correction) -> None:
+        """An operator's act, or a correction of the times, for the next batch."""
         self._acts.append(act)
 
     def compact(self) -> bool:

@@ -223,6 +223,19 @@ class MemorySpool:
                 self._note(queue_id, Acted(now, verb.value, tuple(row.waiting.index for row in rows), argument))
         return changed
 
+    def correct_times(self, by: int, longest_wait: int) -> None:
+        """See `api.Spool`."""
+        self.flush()
+        now = self._clock()
+        for stored in self._stored.values():
+            arrived = max(0, min(stored.envelope.arrived_at + by, now))
+            stored.envelope = msgspec.structs.replace(stored.envelope, arrived_at=arrived)
+            for row in stored.rows.values():
+                at = row.waiting.next_at + by
+                if by or (at > now + longest_wait and not row.is_held):
+                    at = max(0, min(at, now + longest_wait if by else now))
+                row.waiting = msgspec.structs.replace(row.waiting, arrived_at=arrived, next_at=at)
+
     def note_refusal(self, client: str, login: str, slug: Slug) -> None:
         """See `api.Spool`."""
         key = (client, login, slug)

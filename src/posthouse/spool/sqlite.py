@@ -11,7 +11,7 @@ from posthouse.mail.message import Message
 from posthouse.mail.outcome import Outcome
 from posthouse.mail.reason import Slug
 from posthouse.spool import reader
-from posthouse.spool.act import Act, Verb
+from posthouse.spool.act import Act, Correction, Verb
 from posthouse.spool.api import Clock, ContentSink, Done, Durable, Fate, SpoolBroken, SpoolError, SpoolFull, Waiting
 from posthouse.spool.batch import Batch, Batches, Incoming, SpoolSettings
 from posthouse.spool.clock import wall_clock
@@ -236,6 +236,15 @@ class SqliteSpool:
     def delete(self, queue_ids: Sequence[int], destination: str | None = None) -> list[int]:
         """See `api.Spool`."""
         return self._act(Verb.DELETE, queue_ids, destination)
+
+    def correct_times(self, by: int, longest_wait: int) -> None:
+        """See `api.Spool`."""
+        now = self._clock()
+        correction = Correction(by, now, now + longest_wait)
+        self._batches.add_act(correction)
+        self.flush()
+        if correction.error is not None:
+            raise correction.error
 
     def _act(self, verb: Verb, ids: Sequence[int], destination: str | None, argument: str = "") -> list[int]:
         act = Act(verb, tuple(ids), destination, argument, self._clock())

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from posthouse.mail.envelope import Envelope
 from posthouse.mail.grant import Grant
 from posthouse.mail.message import Message
-from posthouse.spool.act import Act
+from posthouse.spool.act import Act, Correction
 from posthouse.spool.api import Fate, Retry
 from posthouse.spool.content import ROW_MAX, Chunk, SharedFiles
 from posthouse.spool.record import attempted_event, clean, encode_event, encode_rest, path_octets
@@ -186,7 +186,7 @@ class Writer:
         if unknown:
             self._delete_finished(unknown)
 
-    def act(self, act: Act) -> None:
+    def act(self, act: Act | Correction) -> None:
         """Does what an operator asked for."""
         fates = act.run(self._connection)
         if fates:
