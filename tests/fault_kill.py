@@ -23,3 +23,4 @@ def _kill_soon(going: Run, pid: int) -> None:
     time.sleep(going.random.choice((0.0, 0.02, 0.1, 0.3)) + going.random.uniform(0, 0.1))
     going.ledger.fault()
     going.victims.kill(pid)
+    going.fault_is_over()

@@ -82,6 +82,8 @@ def _die_at(going: Run, call: str, n: int) -> bool:
         if has_died:
             going.ledger.fault()
     going.victims.kill(pid)
+    if has_died:
+        going.fault_is_over()
     return has_died
 
 

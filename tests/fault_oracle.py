@@ -101,7 +101,8 @@ class Ledger:
         self._acknowledged: dict[str, float] = {}
         self.refused: defaultdict[str, int] = defaultdict(int)
         """How many got which code, and "none" for no answer."""
-        self.faults: list[float] = []
+        self.faults: list[tuple[float, float]] = []
+        """When each began, and from when on nothing can come any more from who died of it."""
 
     def sends(self, name: str, octets: bytes, recipients: Iterable[str]) -> None:
         """A message is about to be sent."""
@@ -121,7 +122,12 @@ class Ledger:
 
     def fault(self) -> None:
         """A fault falls now."""
-        self.faults.append(time.monotonic())
+        now = time.monotonic()
+        self.faults.append((now, now))
+
+    def fault_is_over(self) -> None:
+        """Whoever it has killed is dead, and next hops have read all that it had sent: until then arrivals may be its own."""
+        self.faults[-1] = (self.faults[-1][0], time.monotonic())
 
     @property
     def acknowledged(self) -> int:
@@ -146,7 +152,7 @@ class Ledger:
 
     def faults_since_sent(self, name: str, until: float) -> int:
         """How many faults fell after a message was sent and before `until`."""
-        return sum(self._sent.get(name, until) < fault <= until for fault in self.faults)
+        return sum(self._sent.get(name, until) <= over and began <= until for began, over in self.faults)
 
     def was_sent_to(self, name: str, recipient: str) -> bool:
         """Whether a client ever sent that message to that recipient."""
@@ -173,6 +179,7 @@ class Findings(msgspec.Struct):
     phantoms: list[Key] = []
     unexplained: list[Key] = []
     """Duplicates that no fault accounts for."""
+    remarks: list[str] = []
 
     @property
     def problems(self) -> list[str]:
@@ -183,7 +190,7 @@ class Findings(msgspec.Struct):
             ("never sent", self.phantoms),
             ("duplicates that no fault explains", self.unexplained),
         )
-        return [f"{len(keys)} {words}: {sorted(keys)[:5]}" for words, keys in kinds if keys]
+        return [f"{len(keys)} {words}: {sorted(keys)[:5]}" for words, keys in kinds if keys] + self.remarks[:10]
 
     def __str__(self) -> str:
         return (
@@ -243,11 +250,15 @@ def _judge_arrivals(findings: Findings, ledger: Ledger, key: Key, ones: list[Arr
         return
     for earlier, later in itertools.pairwise(ones):
         findings.duplicates += 1
-        ages = [fault - earlier.at for fault in ledger.faults if earlier.at - 0.05 <= fault <= later.at]
+        ages = [began - earlier.at for began, over in ledger.faults if earlier.at <= over and began <= later.at]
         if not earlier.is_answered:
             continue
         if not ages or min(ages) > EXPLAINED_WITHIN:
             findings.unexplained.append(key)
+            last = max((over for _, over in ledger.faults if over < earlier.at), default=0.0)
+            fault = f"{min(ages):.3f} s before a fault" if ages else "no fault in between"
+            fault += f", {earlier.at - last:.3f} s after one"
+            findings.remarks.append(f"{key}: came again after {later.at - earlier.at:.3f} s, {fault}")
         else:
             findings.oldest_duplicate_ms = max(findings.oldest_duplicate_ms, round(1000 * min(ages)))
 

@@ -59,5 +59,6 @@ def _cut(going: Run, disks: Sequence[PowerDisk], pid: int) -> None:
     for disk in reversed(disks):
         disk.cut_power()
     going.victims.kill(pid)
+    going.fault_is_over()
     for disk in disks:
         disk.recover()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fault_load import LOCAL, MIXED, SIZES, Load, sending
 from fault_oracle import Arrival, Findings, Ledger, arrivals_in, judge, mailbox_arrivals, queued_in
+from fault_sabotage import CLOCK, set_clock
 from fault_sink import Sink, sink
 from fault_victim import Ended, Victims, victims
 from peer_programs import free_port, loopback_address, server_directory
@@ -93,6 +94,11 @@ class Run:
         self.patience = 4.0
         """Seconds that what was promised may take when nothing is in its way."""
 
+    def fault_is_over(self) -> None:
+        """The dead worker's last words have been read."""
+        self.sink.wait_until_all_is_read()
+        self.ledger.fault_is_over()
+
     def drain(self) -> Findings:
         """No more load: a worker delivers what is left; then the verdict."""
         self.load.running.clear()
@@ -159,9 +165,11 @@ def run(
             directory, data, port, settings_for(maildir, next_hop or taking.url, retry, free_space) + more
         )
         load = Load(ledger, port, seed, mix, sizes, pause)
-        with victims(config, sabotage) as made, sending(load, clients):
+        set_clock(directory, 0)
+        variables = {CLOCK: str(directory / "clock")}
+        with victims(config, sabotage, variables=variables) as made, sending(load, clients):
             going = Run(ledger, load, made, taking, directory, data, maildir, seed)
-            if sabotage and sabotage != "short-patience":
+            if set(sabotage.split("+")) - {"", "short-patience", "jumping-clock"}:
                 going.patience = 0.7  # what it has lost never comes
             try:
                 yield going

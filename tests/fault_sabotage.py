@@ -145,6 +145,37 @@ def short_patience() -> None:
     wiring.smtp_settings_of = smtp_settings_of
 
 
+CLOCK = "POSTHOUSE_FAULT_CLOCK"
+"""An environment variable: the file in which `jumping_clock` finds by how many nanoseconds the wall clock is wrong."""
+
+
+def set_clock(directory: Path, seconds: float) -> None:
+    """From now on the clock of victims in that directory is wrong by so much."""
+    (directory / "clock").write_bytes(struct.pack("q", int(seconds * 1e9)))
+
+
+def jumping_clock() -> None:
+    """The wall clock, as Python code reads it, jumps when `set_clock` says so. What counts intervals does not."""
+    import time
+
+    file = os.open(os.environ[CLOCK], os.O_RDONLY)
+    real = time.time_ns
+
+    def time_ns() -> int:
+        return real() + int(struct.unpack("q", os.pread(file, 8, 0))[0])
+
+    time.time_ns = time_ns
+    time.time = lambda: time_ns() / 1e9
+
+
+def naive_clock() -> None:
+    """The queue goes by the wall clock wherever that jumps."""
+    from posthouse.spool.clock import SteadyClock, wall_clock
+
+    SteadyClock.__call__ = lambda _self: wall_clock()  # type: ignore[method-assign]
+    SteadyClock.jump = property(lambda _self: 0)  # type: ignore[method-assign, assignment]
+
+
 SABOTAGE: dict[str, Callable[[], None]] = {
     "": lambda: None,
     "no-sync": no_sync,
@@ -155,4 +186,6 @@ SABOTAGE: dict[str, Callable[[], None]] = {
     "one-lane": one_lane,
     "abrupt-stop": abrupt_stop,
     "short-patience": short_patience,
+    "jumping-clock": jumping_clock,
+    "naive-clock": naive_clock,
 }

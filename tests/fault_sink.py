@@ -19,6 +19,7 @@ from pathlib import Path
 
 import uvloop
 
+from fault_load import Client
 from fault_oracle import Arrival, arrivals_in, id_within, identify
 from fault_sabotage import python_path
 from peer_programs import free_port, greets, wait_until
@@ -29,6 +30,9 @@ _EHLO = b"250-sink.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SIZE 100000000\
 
 class SinkSession(asyncio.Protocol):
     """One connection; `fault_next_hop` has ones that misbehave."""
+
+    open_sessions = 0
+    """Connections of whose octets not all have been read yet, those of the dead among them."""
 
     def __init__(self, log: int, put_off: set[str]) -> None:
         self._log = log
@@ -44,12 +48,16 @@ class SinkSession(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: asyncio.WriteTransport = transport  # type: ignore[assignment]
+        SinkSession.open_sessions += 1
         if greeting := self.greeting():
             transport.write(greeting)
 
     def greeting(self) -> bytes:
         """What it says first."""
         return b"220 sink.test ESMTP\r\n"
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        SinkSession.open_sessions -= 1
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -129,6 +137,8 @@ class SinkSession(asyncio.Protocol):
                 return b"503 5.5.1 no recipients\r\n"
             self._is_data = True
             return b"354 go on\r\n"
+        if line == b"XOPEN":
+            return b"250 %d\r\n" % SinkSession.open_sessions
         if verb == b"RSET":
             self._recipients = []
             self._is_open = False
@@ -156,6 +166,11 @@ class Sink:
     def url(self) -> str:
         """As a route's next hop."""
         return f"smtp://{ADDRESS}:{self.port}"
+
+    def wait_until_all_is_read(self, at_most: int = 0) -> None:
+        """Returns when no more than `at_most` connections are left: what the dead had sent is in the log, or never will be."""
+        with contextlib.closing(Client(self.port)) as client:
+            wait_until(lambda: int(client.say("XOPEN").split()[1]) <= at_most + 1, "the sink to read everything")
 
     def arrivals(self) -> list[Arrival]:
         """Everything so far."""

@@ -60,6 +60,7 @@ def fail_each(
                 else:
                     statuses.append(going.victims.wait(pid))
                 disk.recover()
+                going.fault_is_over()
                 if not count:
                     break
                 struck[call] = struck.get(call, 0) + 1

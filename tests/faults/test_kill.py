@@ -16,7 +16,8 @@ from fault_kill import kill_often
 from fault_load import Load, sending
 from fault_oracle import Ledger, judge
 from fault_run import LOCAL, mailbox_arrivals, settings_for
-from fault_sink import sink
+from fault_sink import Sink, sink
+from fault_syscalls import is_alive
 from peer_programs import wait_until
 from posthouse_server import Posthouse, configured
 
@@ -31,18 +32,13 @@ def workers_of(supervisor: int) -> list[int]:
     return [int(pid) for pid in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()]
 
 
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def kill(what: str, supervisor: int) -> None:
     """Kills one worker, the supervisor, or all of them at once."""
     workers = workers_of(supervisor)
     if what == "worker":
-        os.kill(random.choice(workers), signal.SIGKILL)
+        one = random.choice(workers)
+        os.kill(one, signal.SIGKILL)
+        wait_until(lambda: not is_alive(one), "the worker to end")
         return
     if what == "supervisor":
         os.kill(supervisor, signal.SIGKILL)
@@ -52,7 +48,7 @@ def kill(what: str, supervisor: int) -> None:
     wait_until(lambda: not any(map(is_alive, workers)), "the workers to end", 35)
 
 
-def run_and_kill(server: Posthouse, ledger: Ledger) -> None:
+def run_and_kill(server: Posthouse, ledger: Ledger, taking: Sink) -> None:
     """Starts the server, lets it work for a moment, and kills some part of it."""
     what = random.choice(("all", "all", "supervisor", "worker"))
     with server.serving() as process:
@@ -60,9 +56,16 @@ def run_and_kill(server: Posthouse, ledger: Ledger) -> None:
         ledger.fault()
         kill(what, process.pid)
         if what == "worker":
+            time.sleep(0.3)  # the other one goes on
+        else:
+            taking.wait_until_all_is_read()
+        ledger.fault_is_over()
+        if what == "worker":
             time.sleep(random.uniform(0, LONGEST_UPTIME))
             ledger.fault()
             kill("all", process.pid)
+            taking.wait_until_all_is_read()
+            ledger.fault_is_over()
 
 
 def test_every_acknowledged_message_arrives_however_often_the_server_is_killed(tmp_path: Path) -> None:
@@ -72,7 +75,7 @@ def test_every_acknowledged_message_arrives_however_often_the_server_is_killed(t
         load = Load(ledger, server.port, random.randrange(1, 1 << 30))
         with sending(load):
             for _ in range(KILLS):
-                run_and_kill(server, ledger)
+                run_and_kill(server, ledger, taking)
         with server.serving():
             end = time.monotonic() + 60
             while (findings := judge(ledger, taking.arrivals() + mailbox_arrivals(box, LOCAL))).lost:
