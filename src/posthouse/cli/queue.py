@@ -12,6 +12,7 @@ import msgspec
 from posthouse.cli import queue_text
 from posthouse.cli.faults import plain_faults
 from posthouse.cli.options import ExitStatus, as_typed, config_option, fail, json_option, print_json
+from posthouse.cli.progress import sign_of_life
 from posthouse.config import find_local
 from posthouse.config.values import duration
 from posthouse.mail.envelope import parse_queue_id, queue_id_text, shard_of
@@ -24,6 +25,7 @@ from posthouse.spool.act import Verb
 from posthouse.spool.clock import wall_clock
 from posthouse.spool.inspect import Filter, State
 from posthouse.spool.operate import act_without_server, become_owner
+from posthouse.spool.verify import verify as verify_queue
 from posthouse.transports.final import plain_pieces
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -206,6 +208,30 @@ def _message(data_dir: Path, queue_id: int) -> Iterator[bytes]:
         return
     yield message.trace
     yield from plain_pieces(message.content)
+
+
+@command.command(help="Read the whole queue and hold it against its checksums; says what is damaged or missing.")
+@config_option
+@json_option
+def verify(config_path: Path | None, as_json: bool) -> int:
+    """0 when all is well, 1 when something is damaged or missing."""
+    data_dir = find_local(config_path).data_dir
+    with plain_faults(), sign_of_life("reading the queue"):
+        found = verify_queue(data_dir)
+    if as_json:
+        damages = [
+            {"shard": d.shard, "queue_id": queue_id_text(d.queue_id) if d.queue_id else None, "words": d.words}
+            for d in found.damages
+        ]
+        print_json({"messages": found.messages, "size_bytes": found.size_bytes, "damages": damages})
+    else:
+        for damage in found.damages:
+            about = queue_id_text(damage.queue_id) if damage.queue_id else f"shard {damage.shard}"
+            click.echo(queue_text.printable(f"{about}: {damage.words}"))
+        plural = "" if found.messages == 1 else "s"
+        verdict = f"{len(found.damages)} things are wrong" if found.damages else "all is well"
+        click.echo(f"{found.messages} message{plural} read: {verdict}.")
+    return ExitStatus.NO if found.damages else ExitStatus.DONE
 
 
 _HELP = {

@@ -6,11 +6,15 @@ from posthouse.smtp.event import DotForm
 
 
 class ContentFile(msgspec.Struct, frozen=True):
-    """Where the octets of a large content lie: a file, an offset and a length in octets."""
+    """Where the octets of a large content lie: a file, an offset and a length in octets.
+
+    Who reads them holds them against `checksum`, their CRC-32, before they are anybody else's; -1: it is not known.
+    """
 
     path: str
     offset: int
     length: int
+    checksum: int = -1
 
 
 class Content(msgspec.Struct, frozen=True):

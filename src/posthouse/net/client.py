@@ -10,6 +10,7 @@ import collections
 import enum
 import os
 import ssl
+import zlib
 from collections.abc import Sequence
 from typing import cast
 
@@ -206,8 +207,10 @@ class ClientChannel(asyncio.Protocol):
         if self._is_full:
             await self._room()
 
-    async def send_file(self, path: str, offset: int, length: int, dots: DotForm) -> None:
-        """Sends a part of a file as content, chunk by chunk. OSError when it can't be read or is too short."""
+    async def send_file(self, path: str, offset: int, length: int, dots: DotForm, checksum: int = -1) -> None:
+        """Sends a part of a file as content, chunk by chunk. OSError when it can't be read, is too short, or is not what was
+        written (its CRC-32 is not `checksum`): the peer has not got all of it then, and must not get the final dot."""
+        found = 0
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             while length:
@@ -220,6 +223,9 @@ class ClientChannel(asyncio.Protocol):
                     raise OSError(f"{path} ends before octet {offset}")
                 offset += len(chunk)
                 length -= len(chunk)
+                found = zlib.crc32(chunk, found)
+                if not length and checksum not in (-1, found):
+                    raise OSError(f"{path} is damaged")
                 if self._lost is not None:
                     raise self._lost
                 self.engine.content((chunk,), dots)

@@ -224,7 +224,7 @@ class Scheduler:
                 self.forget(parcel)
                 return None
             except ContentMissing as error:
-                self._set_aside(parcel, error)
+                self._set_aside(parcel, str(error))
                 return None
             except SpoolError as error:
                 self._leave_alone(parcel, error)
@@ -241,9 +241,9 @@ class Scheduler:
         known = self._directions.get(destination)
         return None if known is None else known[0].route
 
-    def _set_aside(self, parcel: Parcel, error: ContentMissing) -> None:
-        log.error("set-aside", queue_id=queue_id_text(parcel.queue_id), reason=Slug.CONTENT_DAMAGED, words=str(error))
-        outcome = Deferred("4.3.0", Reason(Slug.CONTENT_DAMAGED, str(error)))
+    def _set_aside(self, parcel: Parcel, words: str) -> None:
+        log.error("set-aside", queue_id=queue_id_text(parcel.queue_id), reason=Slug.CONTENT_DAMAGED, words=words)
+        outcome = Deferred("4.3.0", Reason(Slug.CONTENT_DAMAGED, words))
         self.put_off(parcel, outcome, self._clock())  # so that the listing says why it is held
         self.spools[shard_of(parcel.queue_id)].hold([parcel.queue_id])
         self.forget(parcel)
@@ -256,7 +256,13 @@ class Scheduler:
         self.forget(parcel)
 
     def ended(self, parcel: Parcel, attempt: Attempt, outcomes: Sequence[Outcome]) -> None:
-        """An attempt has its outcomes. Who settles them calls `forget` when the fates are recorded, not earlier."""
+        """An attempt has its outcomes. Who settles them calls `forget` when the fates are recorded, not earlier.
+
+        A content that turned out damaged while it was sent stays damaged: its message is set aside, not tried for days.
+        """
+        if outcomes and all(outcome.reason.slug is Slug.CONTENT_DAMAGED for outcome in outcomes):
+            self._set_aside(parcel, outcomes[0].reason.words)
+            return
         self.settle(parcel, attempt, outcomes)
 
     def closed(self, site: Site, why: Unavailable) -> None:
@@ -386,7 +392,11 @@ class Scheduler:
             if self._wake_at.get(destination) != at:
                 continue  # an earlier wake came first
             del self._wake_at[destination]
-            self._refill(destination, now)
+            try:
+                self._refill(destination, now)
+            except SpoolError as error:
+                log.error("queue-not-read", destination=destination, words=str(error))
+                self.wake(destination, now + LEFT_ALONE_MS)
             budget -= 1
         self._arm()
 

@@ -34,8 +34,16 @@ from posthouse.serve import wiring
 from posthouse.serve.account_file import accounts_path
 from posthouse.serve.accounts import AccountStore
 from posthouse.serve.channel import Channel, ChannelRefusal
-from posthouse.serve.start import EXIT_SYNC_FAILED, Prepare, WorkerStart, channel_of_worker, prepare_from, start_from
-from posthouse.spool.api import SpoolError, SpoolFull
+from posthouse.serve.start import (
+    EXIT_BROKEN,
+    EXIT_SYNC_FAILED,
+    Prepare,
+    WorkerStart,
+    channel_of_worker,
+    prepare_from,
+    start_from,
+)
+from posthouse.spool.api import SpoolDamaged, SpoolError, SpoolFull
 from posthouse.spool.clock import SteadyClock
 from posthouse.spool.sqlite import SqliteSpool
 
@@ -188,6 +196,10 @@ class Worker:
 
     def _broken(self, error: SpoolError) -> None:
         """A sync failed: nothing more may be acknowledged, and nothing is tried again. The supervisor stops the whole server."""
+        if isinstance(error, SpoolDamaged):
+            log.error("queue-damaged", words=str(error))
+            log.flush()
+            os._exit(EXIT_BROKEN)  # the supervisor starts another worker, and that salvages
         log.error("sync-failed", words=str(error))
         log.flush()
         os._exit(EXIT_SYNC_FAILED)

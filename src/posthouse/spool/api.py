@@ -27,6 +27,10 @@ class SpoolBroken(SpoolError):
     """A write or sync failed: nothing may be acknowledged any more, the server stops (451 4.3.0), no sync is tried again."""
 
 
+class SpoolDamaged(SpoolBroken):
+    """The database is damaged: nothing can be acknowledged until it has been salvaged, which the next start does."""
+
+
 class SpoolLocked(SpoolError):
     """Another process holds the shard; the message names its pid."""
 

@@ -23,12 +23,13 @@ from posthouse.mail.envelope import Envelope
 from posthouse.mail.message import Message
 from posthouse.observe import metrics
 from posthouse.spool.act import Act, Correction
-from posthouse.spool.api import Clock, ContentMissing, Durable, Fate, SpoolBroken, SpoolError, SpoolFull
+from posthouse.spool.api import Clock, ContentMissing, Durable, Fate, SpoolBroken, SpoolDamaged, SpoolError, SpoolFull
 from posthouse.spool.content import DIRECTORY_NAME as CONTENT
 from posthouse.spool.content import Chunk, OwnFiles, SharedFiles
 from posthouse.spool.history import DIRECTORY_NAME as HISTORY
 from posthouse.spool.history import History, HistoryLimits
 from posthouse.spool.record import Withdrawn, accepted_event, attempted_event, encode_event
+from posthouse.spool.salvage import mark
 from posthouse.spool.schema import DATABASE_NAME, PAGE_SIZE, open_log, open_writer, spool_error
 from posthouse.spool.space import Reserve, Space, SpaceLimits
 from posthouse.spool.writer import USED, Prepared, Writer
@@ -374,6 +375,8 @@ class Batches:
     def broken(self, error: SpoolBroken) -> None:
         """See `commit.Work`."""
         self.broken_by = error
+        if isinstance(error, SpoolDamaged):
+            mark(self._directory)
         for act in self._acts:
             act.error = error
         self._acts = []

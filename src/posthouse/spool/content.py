@@ -330,7 +330,7 @@ class FileSink:
         self._files.submit(self._sync)
         await self._settled()
         self._files.finished[self.name] = (self._length, self._checksum)
-        return Content(self._length, dots, is_8bit, file=ContentFile(str(self._path), 0, self._length))
+        return Content(self._length, dots, is_8bit, file=ContentFile(str(self._path), 0, self._length, self._checksum))
 
     def abandon(self) -> None:
         """The file goes. Harmless after accept has taken it."""
@@ -411,15 +411,16 @@ class FileSink:
             self._path.unlink()
 
 
-def read_own(path: Path, length: int) -> ContentFile:
-    """Where a content of its own file lies. ContentMissing when the file is gone or of another length."""
+def read_own(path: Path, length: int, checksum: int) -> ContentFile:
+    """Where a content of its own file lies. ContentMissing when the file is gone or of another length; its octets are left
+    to be held against the checksum by whoever reads them."""
     try:
         size = path.stat().st_size
     except OSError as error:
         raise ContentMissing(f"{path}: {error.strerror}") from error
     if size != length:
         raise ContentMissing(f"{path} holds {size} octets, {length} were written")
-    return ContentFile(str(path), 0, length)
+    return ContentFile(str(path), 0, length, checksum)
 
 
 def checked(octets: bytes | None, length: int, checksum: int | None, queue_id: int) -> bytes:

@@ -10,6 +10,11 @@ class Unreadable(SpoolError):
     """A file of the queue can't be read by this user, or is damaged; the text is one sentence."""
 
 
+def tolerate_bad_text(connection: sqlite3.Connection) -> None:
+    """A text that is no UTF-8 can only be damage: it shall spoil its own message, not every look at the table it is in."""
+    connection.text_factory = lambda octets: octets.decode("utf-8", "replace")
+
+
 def open_read_only(path: Path) -> sqlite3.Connection:
     """A connection that cannot write. FileNotFoundError when there is no such database, PermissionError, Unreadable.
 
@@ -21,7 +26,8 @@ def open_read_only(path: Path) -> sqlite3.Connection:
     try:
         uri = f"{path.absolute().as_uri()}?mode=ro{'' if has_log else '&immutable=1'}"
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5.0)
+        tolerate_bad_text(connection)
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # the words of a damaged schema may be no text
         raise Unreadable(f"{path} can't be read ({error}); are you its owner or root?") from error
     return connection

@@ -10,7 +10,7 @@ from posthouse.policy.decide import restore_grant
 from posthouse.smtp.event import DotForm, Notify
 from posthouse.spool.api import ContentMissing, Waiting
 from posthouse.spool.content import SharedFiles, checked, read_own
-from posthouse.spool.record import decode_attempted, decode_rest, octets_path, outcome_of
+from posthouse.spool.record import decode_attempted, decode_rest, octets_path, outcome_of, seal, unsealed
 
 _WAITING = """SELECT r.message, r.n, r.destination, r.attempts, r.next_at, m.arrived, r.notices, r.bounce
 FROM recipient r JOIN message m ON m.id = r.message """
@@ -23,7 +23,7 @@ _PENDING = _WAITING + "WHERE r.message=? AND r.state<>3 ORDER BY r.n"
 _DESTINATIONS = "SELECT destination, min(next_at), count(*) FROM recipient WHERE state=1 GROUP BY destination"
 _MESSAGE = """SELECT arrived, reverse_path, envelope, form, checksum, content_file, content_offset, content_length, trace, content
 FROM message WHERE id=?"""
-_RECIPIENTS = """SELECT forward_path, notify, original_recipient, grant_kind, grant_slug, grant_reason
+_RECIPIENTS = """SELECT forward_path, notify, original_recipient, grant_kind, grant_slug, grant_reason, destination
 FROM recipient WHERE message=? ORDER BY n"""
 
 
@@ -73,6 +73,8 @@ def load(connection: sqlite3.Connection, files: SharedFiles, queue_id: int) -> t
         return _load(connection, files, queue_id)
     except sqlite3.DatabaseError as error:
         raise ContentMissing(f"message {queue_id} can't be read from the database: {error}") from error
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:  # a value that no message can have
+        raise ContentMissing(f"the envelope of message {queue_id} is damaged: {error}") from error
 
 
 def _load(connection: sqlite3.Connection, files: SharedFiles, queue_id: int) -> tuple[Envelope, Message]:
@@ -84,19 +86,18 @@ def _load(connection: sqlite3.Connection, files: SharedFiles, queue_id: int) -> 
     if file is None:
         content = Content(length, dots, is_8bit, pieces=(checked(octets, length, checksum, queue_id),))
     elif file.startswith("m"):
-        content = Content(length, dots, is_8bit, file=read_own(Path(files.directory, file), length))
+        content = Content(length, dots, is_8bit, file=read_own(Path(files.directory, file), length, checksum))
     else:
         content = Content(length, dots, is_8bit, pieces=(files.read(file, offset, length),))
-    try:
-        rest = decode_rest(rest_text)
-        recipients = tuple(
-            [
-                Recipient(octets_path(path), restore_grant(kind, slug, words), Notify(notify), original)
-                for path, notify, original, kind, slug, words in connection.execute(_RECIPIENTS, (queue_id,))
-            ]
-        )
-    except ValueError as error:
-        raise ContentMissing(f"the envelope of message {queue_id} is damaged: {error}") from error
+    rows = connection.execute(_RECIPIENTS, (queue_id,)).fetchall()
+    _check_seal(rest_text, (reverse_path, form, trace), rows)
+    rest = decode_rest(rest_text)
+    recipients = tuple(
+        [
+            Recipient(octets_path(path), restore_grant(kind, slug, words), Notify(notify), original)
+            for path, notify, original, kind, slug, words, _ in rows
+        ]
+    )
     envelope = Envelope(
         queue_id,
         octets_path(reverse_path),
@@ -109,6 +110,17 @@ def _load(connection: sqlite3.Connection, files: SharedFiles, queue_id: int) -> 
         rest.envelope_id,
     )
     return envelope, Message(trace, content)
+
+
+def _check_seal(sealed: str, head: tuple[object, ...], rows: list[tuple[object, ...]]) -> None:
+    """ValueError when the envelope is not what was accepted, or waits for a destination that is neither its own nor a next hop's."""
+    rest = unsealed(sealed)
+    if rest != sealed and seal(rest, head, [row[:6] for row in rows]) != sealed:
+        raise ValueError("it is not what was accepted")
+    for path, *_, destination in rows:
+        domain = octets_path(path).domain if isinstance(path, bytes) else ""
+        if destination != domain and ":" not in str(destination):
+            raise ValueError(f"a recipient in {domain} waits for {destination!r}")
 
 
 def _waiting(row: tuple[int, int, str, int, int, int, int, int]) -> Waiting:

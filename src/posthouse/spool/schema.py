@@ -11,7 +11,8 @@ import sqlite3
 from pathlib import Path
 
 from posthouse.mail.grant import GrantKind
-from posthouse.spool.api import SpoolBroken, SpoolError, SpoolForeign, SpoolFull
+from posthouse.spool.api import SpoolBroken, SpoolDamaged, SpoolError, SpoolForeign, SpoolFull
+from posthouse.spool.read_only import tolerate_bad_text
 from posthouse.spool.shard import sync_directory
 
 DATABASE_NAME = "queue.db"
@@ -62,14 +63,24 @@ CREATE INDEX stored ON message(content_file) WHERE content_file IS NOT NULL;
 """
 
 
+_KNOBS = (
+    "synchronous=NORMAL",  # the sync of each transaction is ours, see `batch`
+    "wal_autocheckpoint=0",
+    "secure_delete=OFF",
+    "cache_size=-8000",
+    "journal_size_limit=67108864",
+)
+
+
 def open_writer(directory: Path) -> sqlite3.Connection:
-    """The shard's database for writing, made if missing. SpoolForeign for a newer schema, SpoolBroken for a damaged file.
+    """The shard's database for writing, made if missing. SpoolForeign for a newer schema, SpoolDamaged for a damaged file.
 
     The loop's thread and the commit thread use it, never both at once (see `spool.commit`), so it is not tied to a thread.
     """
     path = directory / DATABASE_NAME
     try:
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0.5)
+        tolerate_bad_text(connection)
         version = int(connection.execute("PRAGMA user_version").fetchone()[0])
         if version > VERSION:
             connection.close()
@@ -77,24 +88,38 @@ def open_writer(directory: Path) -> sqlite3.Connection:
                 f"{path} was written by a newer Posthouse (schema {version}, this program knows {VERSION}); start that version instead"
             )
         if version == 0:
-            connection.execute(f"PRAGMA page_size={PAGE_SIZE}")
-            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+            _prepare(connection)
         connection.execute("PRAGMA journal_mode=WAL")
-        for knob in (
-            "synchronous=NORMAL",  # the sync of each transaction is ours, see `batch`
-            "wal_autocheckpoint=0",
-            "secure_delete=OFF",
-            "cache_size=-8000",
-            "journal_size_limit=67108864",
-        ):
+        for knob in _KNOBS:
             connection.execute(f"PRAGMA {knob}")
         if version == 0:
-            connection.executescript(
-                f"BEGIN; {_TABLES} PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={VERSION}; COMMIT;"
-            )
+            _make_tables(connection)
     except sqlite3.Error as error:
         raise spool_error(error, f"opening {path}") from error
+    except UnicodeDecodeError as error:  # SQLite's words about a damaged schema may be no text
+        raise SpoolDamaged(f"opening {path}: the database is damaged ({error.object!r})") from error
     return connection
+
+
+def create(path: Path) -> sqlite3.Connection:
+    """A new database of a shard, whole and synced, without a log beside it, when it is closed after a commit."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    _prepare(connection)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    _make_tables(connection)
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    connection.execute(f"PRAGMA page_size={PAGE_SIZE}")
+    connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+
+
+def _make_tables(connection: sqlite3.Connection) -> None:
+    connection.executescript(
+        f"BEGIN; {_TABLES} PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={VERSION}; COMMIT;"
+    )
 
 
 def open_log(directory: Path) -> int:
@@ -111,6 +136,7 @@ def open_log(directory: Path) -> int:
 def open_reader(directory: Path) -> sqlite3.Connection:
     """A second connection of the same process, for short reads while a COMMIT runs on the first."""
     connection = sqlite3.connect(directory / DATABASE_NAME, isolation_level=None, timeout=5.0)
+    tolerate_bad_text(connection)
     connection.execute("PRAGMA query_only=ON")
     connection.execute("PRAGMA cache_size=-4000")
     return connection
@@ -126,8 +152,8 @@ def spool_error(error: sqlite3.Error | OSError, doing: str, *, is_sync: bool = F
     if isinstance(error, sqlite3.Error):
         code = getattr(error, "sqlite_errorcode", 0) or 0
         if code & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
-            return SpoolBroken(
-                f"{doing}: the database is damaged ({error}); restore its directory from a back-up, or move it away"
+            return SpoolDamaged(
+                f"{doing}: the database is damaged ({error}); the server saves what can be read of it when it starts"
             )
         is_full = code & 0xFF == sqlite3.SQLITE_FULL
         name = getattr(error, "sqlite_errorname", "") or ""

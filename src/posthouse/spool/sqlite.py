@@ -1,8 +1,10 @@
 """The embedded spool: one SQLite database a shard, group commit, large contents beside it."""
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -10,15 +12,26 @@ from posthouse.mail.envelope import Envelope, QueueIds
 from posthouse.mail.message import Message
 from posthouse.mail.outcome import Outcome
 from posthouse.mail.reason import Slug
-from posthouse.spool import reader
+from posthouse.spool import reader, salvage
 from posthouse.spool.act import Act, Correction, Verb
-from posthouse.spool.api import Clock, ContentSink, Done, Durable, Fate, SpoolBroken, SpoolError, SpoolFull, Waiting
+from posthouse.spool.api import (
+    Clock,
+    ContentSink,
+    Done,
+    Durable,
+    Fate,
+    SpoolBroken,
+    SpoolDamaged,
+    SpoolError,
+    SpoolFull,
+    Waiting,
+)
 from posthouse.spool.batch import Batch, Batches, Incoming, SpoolSettings
 from posthouse.spool.clock import wall_clock
 from posthouse.spool.commit import GroupCommit, Phase
 from posthouse.spool.content import DIRECTORY_NAME as CONTENT
 from posthouse.spool.content import OwnFiles
-from posthouse.spool.schema import open_reader
+from posthouse.spool.schema import open_reader, spool_error
 from posthouse.spool.shard import ShardLock
 
 __all__ = ["SpoolSettings", "SpoolState", "SqliteSpool", "wall_clock"]
@@ -29,6 +42,7 @@ RECORD_WITHIN = 0.05
 _TICK = 1.0
 _IDLE_WORK_TICK = 0.05
 _DEFAULTS = SpoolSettings()
+R = TypeVar("R")
 
 
 class SpoolState(msgspec.Struct, frozen=True):
@@ -71,12 +85,7 @@ class SqliteSpool:
         self._clock = clock
         self._lock = ShardLock(directory)
         try:
-            self._batches = Batches(
-                directory, settings, clock, on_broken=on_broken, later=self._within, report=self._report
-            )
-            self._reader = open_reader(directory)
-            self._ids = QueueIds(shard, max(reader.last_id(self._reader), self._batches.history.last_queue_id()))
-            self._messages_at_start = reader.count_messages(self._reader)
+            self._open(shard, settings, on_broken)
         except BaseException:
             self._lock.release()
             raise
@@ -84,6 +93,39 @@ class SqliteSpool:
             self._batches.own = OwnFiles(directory / CONTENT, loop, self._fail)
         self._commit = GroupCommit[Batch](self._batches, loop)
         self._ticker = loop.call_later(_TICK, self._tick) if loop is not None else None
+
+    def _open(self, shard: int, settings: SpoolSettings, on_broken: Callable[[SpoolError], None]) -> None:
+        """Opens the database; a damaged one is salvaged first, if a server asks (it has the time, and somewhere to say so)."""
+        if salvage.finish(self.directory) and self._loop is not None:
+            salvage.salvage(self.directory, self._clock())
+        try:
+            self._try_open(shard, settings, on_broken)
+        except SpoolDamaged:
+            if self._loop is None:
+                raise
+            salvage.salvage(self.directory, self._clock())
+            self._try_open(shard, settings, on_broken)
+
+    def _try_open(self, shard: int, settings: SpoolSettings, on_broken: Callable[[SpoolError], None]) -> None:
+        try:
+            self._batches = Batches(
+                self.directory, settings, self._clock, on_broken=on_broken, later=self._within, report=self._report
+            )
+            self._reader = open_reader(self.directory)
+            self._ids = QueueIds(shard, max(reader.last_id(self._reader), self._batches.history.last_queue_id()))
+            self._messages_at_start = reader.count_messages(self._reader)
+        except sqlite3.Error as error:
+            raise spool_error(error, f"opening {self.directory}") from error
+
+    def _read(self, look: Callable[..., R], *arguments: object) -> R:
+        """A look by the reading connection. What shows that the database is damaged, or the disk, is the end of everything."""
+        try:
+            return look(self._reader, *arguments)
+        except sqlite3.Error as error:
+            fault = spool_error(error, f"reading the database in {self.directory}")
+            if isinstance(fault, SpoolBroken) and getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
+                self._fail(fault)
+            raise fault from error
 
     # Taking mail in
 
@@ -138,7 +180,7 @@ class SqliteSpool:
 
     def destinations(self) -> list[tuple[str, int, int]]:
         """See `api.Spool`."""
-        return reader.destinations(self._reader)
+        return self._read(reader.destinations)
 
     def due(self, destination: str, now: int, limit: int, after: tuple[int, int, int] = (0, 0, 0)) -> list[Waiting]:
         """See `api.Spool`."""
@@ -146,7 +188,7 @@ class SqliteSpool:
         found: list[Waiting] = []
         while True:
             wanted = limit - len(found)
-            page = reader.due(self._reader, destination, now, wanted, after)
+            page = self._read(reader.due, destination, now, wanted, after)
             if changed or untold:
                 found += [w for w in page if (w.queue_id, w.index) not in changed and w.queue_id not in untold]
             else:
@@ -159,7 +201,7 @@ class SqliteSpool:
         """See `api.Spool`."""
         changed = self._uncommitted()
         found = []
-        for waiting in reader.pending(self._reader, queue_id):
+        for waiting in self._read(reader.pending, queue_id):
             fate = changed.get((queue_id, waiting.index))
             if fate is None:
                 found.append(waiting)
@@ -190,7 +232,7 @@ class SqliteSpool:
 
     def last_outcomes(self, queue_id: int) -> dict[int, Outcome]:
         """See `api.Spool`."""
-        return reader.last_outcomes(self._reader, queue_id)
+        return self._read(reader.last_outcomes, queue_id)
 
     def load(self, queue_id: int) -> tuple[Envelope, Message]:
         """See `api.Spool`."""
@@ -200,7 +242,7 @@ class SqliteSpool:
     def state(self) -> SpoolState:
         """Figures for metrics: a stat call and two look-ups."""
         batches = self._batches
-        held, oldest = reader.held_and_oldest(self._reader)
+        held, oldest = self._read(reader.held_and_oldest)
         return SpoolState(
             self._messages_at_start + batches.writer.messages_added,
             held,

@@ -10,7 +10,7 @@ from posthouse.mail.message import Message
 from posthouse.spool.act import Act, Correction
 from posthouse.spool.api import Fate, Retry
 from posthouse.spool.content import ROW_MAX, Chunk, SharedFiles
-from posthouse.spool.record import attempted_event, clean, encode_event, encode_rest, path_octets
+from posthouse.spool.record import attempted_event, clean, encode_event, encode_rest, path_octets, seal
 from posthouse.spool.rows import MultiInsert, id_list
 
 _KNOWN_MAX = 50_000
@@ -72,15 +72,10 @@ class Prepared:
         if not n:
             raise ValueError("a message needs a recipient")
         self.recipients = rows
-        self.head: tuple[object, ...] = (
-            queue_id,
-            arrived,
-            path_octets(envelope.reverse_path),
-            encode_rest(envelope),
-            message.size_bytes,
-            n,
-            content.dots | content.is_8bit << 2,
-        )
+        reverse_path = path_octets(envelope.reverse_path)
+        form = content.dots | content.is_8bit << 2
+        sealed = seal(encode_rest(envelope), (reverse_path, form, message.trace), [row[2:8] for row in rows])
+        self.head: tuple[object, ...] = (queue_id, arrived, reverse_path, sealed, message.size_bytes, n, form)
 
 
 class Writer:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -22,7 +23,7 @@ _placeholder = re.compile(r"\{([a-z_]+)\}")
 
 
 class ContentUnreadable(OSError):
-    """The spool's file of a large content can't be read, or is too short."""
+    """The spool's file of a large content can't be read, or is too short or damaged."""
 
 
 def safe_local_part(path: Path) -> str | None:
@@ -71,6 +72,7 @@ def _stored_pieces(content: Content) -> Iterator[bytes]:
         yield from content.pieces
         return
     offset, left = content.file.offset, content.file.length
+    found = 0
     try:
         descriptor = os.open(content.file.path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
@@ -82,6 +84,9 @@ def _stored_pieces(content: Content) -> Iterator[bytes]:
                 raise ContentUnreadable(0, f"{content.file.path} ends before octet {offset}")
             offset += len(piece)
             left -= len(piece)
+            found = zlib.crc32(piece, found)
+            if not left and content.file.checksum not in (-1, found):
+                raise ContentUnreadable(0, f"{content.file.path} is damaged")
             yield piece
     finally:
         os.close(descriptor)

@@ -257,7 +257,8 @@ class Session:
             engine.content(content.pieces, content.dots)
         else:
             try:
-                await self._channel.send_file(content.file.path, content.file.offset, content.file.length, content.dots)
+                file = content.file
+                await self._channel.send_file(file.path, file.offset, file.length, content.dots, file.checksum)
             except OSError as error:
                 words = (
                     f"the content cannot be read from the spool ({error}); look at the disk and at `posthouse queue`"
