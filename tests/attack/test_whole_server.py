@@ -206,11 +206,14 @@ def test_guessing_passwords_is_throttled_for_its_address_alone() -> None:
             codes += [guesser.say(wrong)[:3] for _ in range(4)]
             guesser.close()
         assert codes == ["535"] * 10 + ["454"] * 6
-        began = time.monotonic()
         guesser = Wire(posthouse.port, STRANGER)
         guesser.hello()
-        assert guesser.say(wrong).startswith("454")
-        assert time.monotonic() - began < 0.2, "nothing is hashed for it"
+        waits = []
+        for _ in range(3):
+            began = time.monotonic()
+            assert guesser.say(wrong).startswith("454")
+            waits.append(time.monotonic() - began)
+        assert min(waits) < 0.1, "nothing is hashed for it"
         anna = Wire(posthouse.port)
         anna.hello()
         assert anna.say("AUTH PLAIN AGFubmEAY29ycmVjdCBob3JzZQ==").startswith("235")

@@ -39,7 +39,7 @@ def _run_and_kill(directory: Path, after_seconds: float) -> tuple[set[int], set[
 def _check(directory: Path, acknowledged: set[int], settled: set[int]) -> int:
     started = time.monotonic()
     spool = SqliteSpool(directory, 1, settings=SMALL)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
     try:
         stored = {w.queue_id for w in spool.due("example.net", 1 << 60, 1 << 30)}
         assert acknowledged - settled - stored == set(), "acknowledged mail is lost"

@@ -152,9 +152,9 @@ def test_a_program_that_does_not_end_is_killed_with_all_its_group(tmp_path: Path
 
 def test_a_child_left_behind_does_not_hold_up_the_delivery() -> None:
     started = time.monotonic()
-    (outcome,) = deliver(("/bin/sh", "-c", "sleep 4 & exit 0"), attempt())
+    (outcome,) = deliver(("/bin/sh", "-c", "sleep 30 & exit 0"), attempt())
     assert isinstance(outcome, Delivered)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 15
 
 
 def test_cancelling_kills_the_program(tmp_path: Path) -> None:
