@@ -18,7 +18,7 @@ from posthouse.policy.decide import (
     restore_grant,
 )
 from posthouse.policy.facts import Facts, Role, Unknown
-from posthouse.policy.rules import Rules, compile_rules, with_relay
+from posthouse.policy.rules import Rules, compile_rules, with_networks, with_relay
 from posthouse.smtp.address import NULL_PATH, POSTMASTER, Path, parse_mailbox
 
 RULES = compile_rules(
@@ -261,6 +261,23 @@ def test_there_is_room_for_so_many_recipients(client: str, most: int) -> None:
 
 def test_a_refusal_comes_before_the_count() -> None:
     assert code(rcpt(STRANGER, "user@example.net", recipients_accepted=100)) == "550 5.7.1 relay-denied"
+
+
+def test_suspended_networks_give_no_right_and_their_clients_are_told_so() -> None:
+    rules = with_networks(RULES, suspended=True)
+    assert code(rcpt(TRUSTED, "a@elsewhere.test", rules)) == "450 4.7.1 networks-suspended"
+    assert code(rcpt("10.0.0.1", "a@elsewhere.test", rules)) == "550 5.7.1 relay-denied"
+    assert code(rcpt(STRANGER, "a@elsewhere.test", rules)) == "550 5.7.1 relay-denied"
+    assert code(rcpt(TRUSTED, "a%elsewhere.test@example.org", rules)) == "550 5.7.1 routing-trick"
+    assert not rules.trusts(ip_address(TRUSTED))
+
+
+def test_suspended_networks_leave_all_other_rights_alone() -> None:
+    rules = with_networks(RULES, suspended=True)
+    assert kind(rcpt(TRUSTED, "a@example.org", rules)) is GrantKind.LOCAL_DELIVERY
+    assert kind(rcpt(TRUSTED, "a@dept.example.org", rules)) is GrantKind.RELAY_DOMAIN
+    assert kind(rcpt(TRUSTED, "a@elsewhere.test", rules, login="anna")) is GrantKind.AUTHENTICATED_USER
+    assert kind(rcpt(TRUSTED, "a@elsewhere.test", rules, role=Role.LOCAL, local_uid=7)) is GrantKind.LOCAL_USER
 
 
 def test_relay_off_leaves_only_delivery_to_local_domains() -> None:

@@ -28,6 +28,7 @@ class Slug(enum.StrEnum):
     LOGIN_WRONG = "login-wrong"
     TOO_MANY_RECIPIENTS = "too-many-recipients"
     ADDRESS_UNKNOWN = "client-address-unknown"
+    NETWORKS_SUSPENDED = "networks-suspended"
     # outcomes of attempts
     RELAYED = "relayed"
     DELIVERED = "delivered"

@@ -86,6 +86,8 @@ def _find_right(facts: Facts, rules: Rules) -> Grant | Unknown | None:
         return None
     if isinstance(facts.client, Unknown):
         return facts.client
+    if rules.networks_suspended:
+        return None
     network = rules.trusted_networks.match_text(facts.client)
     return _trusted_network(network) if network else None
 
@@ -126,8 +128,17 @@ def _rule_elsewhere(facts: Facts, rules: Rules, right: Grant | None) -> Grant | 
     if right is None:
         if facts.client is Unknown.NOT_LEARNABLE and facts.role is Role.RELAY:
             return _client_unknown(path.domain)
+        if _would_be_trusted(facts, rules):
+            return NETWORKS_SUSPENDED
         return _relay_denied(path.domain, _client_text(facts))
     return right if rules.relay_enabled else RELAY_OFF
+
+
+def _would_be_trusted(facts: Facts, rules: Rules) -> bool:
+    """The client has no right only because networks are suspended: it is told so, since it can do something about it."""
+    if not rules.networks_suspended or facts.role is not Role.RELAY or isinstance(facts.client, Unknown):
+        return False
+    return facts.client in rules.trusted_networks
 
 
 def grant_notification(forward_path: Path, rules: Rules) -> Grant | Refusal:
@@ -244,6 +255,16 @@ RELAY_OFF = _deferral(
     "Relaying is switched off on this server for now; try again later or ask its postmaster",
 )
 """Deferred, not refused: the option is a brake for an emergency, and honest mail shall survive it."""
+
+NETWORKS_SUSPENDED = _deferral(
+    450,
+    "4.7.1",
+    Slug.NETWORKS_SUSPENDED,
+    "Relaying for trusted networks is suspended here, as a test from outside found client addresses masked: log in, "
+    "or have the postmaster read `posthouse relay status`",
+)
+"""Deferred for the same cause: behind a masked address honest clients and strangers can't be told apart, and honest ones
+shall lose nothing while the network is mended."""
 
 
 @lru_cache(maxsize=16)

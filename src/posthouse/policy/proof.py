@@ -7,7 +7,7 @@ local domain's mail goes wherever its route leads).
 
 The proof asks `decide` itself, once for every class of session and forward-path that the rules tell apart (`classes`),
 and judges the answers by definitions spelled out again here, so that a fault in a table shows as an opening too. The
-relay option is taken as on: what it would open must not be put in force while it is off.
+relay option is taken as on, and no network as suspended: what it would open must not be put in force while it is off.
 """
 
 import enum
@@ -30,7 +30,7 @@ from posthouse.policy.classes import (
 from posthouse.policy.decide import decide, expand, path_text
 from posthouse.policy.facts import Facts, Role, Unknown
 from posthouse.policy.networks import Address, Network
-from posthouse.policy.rules import Place, Rules, with_relay
+from posthouse.policy.rules import Place, Rules, with_networks, with_relay
 from posthouse.smtp.address import Path
 
 ASSUMPTION = (
@@ -87,7 +87,7 @@ class Opening(msgspec.Struct, frozen=True):
 
 def find_opening(rules: Rules) -> Opening | None:
     """The first opening found, or None: the rules are closed. Takes some seconds for tens of thousands of domains."""
-    rules = with_relay(rules, enabled=True)
+    rules = with_networks(with_relay(rules, enabled=True), suspended=False)
     openings = (_wide_domains(rules), _wide_networks(rules), _granted_strangers(rules))
     return next((opening for found in openings for opening in found), None)
 

@@ -53,8 +53,10 @@ class Rules(msgspec.Struct, frozen=True):
 
     `postmaster` owns the mail of `<postmaster>` (RFC 5321 4.5.1) that has no alias. Where the configuration names nobody it
     is that very path, and the composition root's route for the domain "" keeps the mail in the data directory.
-    `relay_enabled` False: only delivery to local domains. The limits count recipients of one transaction. `own_name` is this
-    host's: local users are written to by it (cron's `root`), and their aliases count whether or not it is a local domain.
+    `relay_enabled` False: only delivery to local domains. `networks_suspended`: an outside test has shown that client
+    addresses are not real on this listener, so no network gives a right there. The limits count recipients of one
+    transaction. `own_name` is this host's: local users are written to by it (cron's `root`), and their aliases count
+    whether or not it is a local domain.
     """
 
     domains: DomainTable[Destination]
@@ -67,6 +69,7 @@ class Rules(msgspec.Struct, frozen=True):
     recipients_trusted: int = 1000
     relay_enabled: bool = True
     own_name: str = ""
+    networks_suspended: bool = False
 
     @property
     def gateways_as_strangers(self) -> frozenset[Address]:
@@ -83,8 +86,8 @@ class Rules(msgspec.Struct, frozen=True):
         return not path.domain if found is None else found.place is Place.LOCAL
 
     def trusts(self, client: Address | Unknown) -> bool:
-        """The address is in a trusted network. Not a grant: sessions choose limits by it."""
-        return not isinstance(client, Unknown) and client in self.trusted_networks
+        """The address is in a trusted network that counts. Not a grant: sessions choose limits by it."""
+        return not self.networks_suspended and not isinstance(client, Unknown) and client in self.trusted_networks
 
     def bears_names(self, path: Path) -> bool:
         """Aliases without a domain count for this address: of a local domain, or of this host's own name."""
@@ -110,6 +113,11 @@ class Rules(msgspec.Struct, frozen=True):
 def with_relay(rules: Rules, enabled: bool) -> Rules:
     """The same rules with the relay option on or off."""
     return msgspec.structs.replace(rules, relay_enabled=enabled)
+
+
+def with_networks(rules: Rules, suspended: bool) -> Rules:
+    """The same rules with the grants of trusted networks suspended or not."""
+    return msgspec.structs.replace(rules, networks_suspended=suspended)
 
 
 def compile_rules(
