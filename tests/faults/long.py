@@ -5,7 +5,7 @@ option the whole long form runs. Rows run in parts of at most `--part` faults, e
 that is printed, and each part's result is appended to `--results` (JSON lines), from which `--table` makes the table again.
 
 Exit status: 0 when every promise was kept, 1 when not, 2 for wrong usage. Needs root for power cuts and full disks; what the
-kernel refuses is said, and counts as not run.
+kernel refuses is said, and counts as not run. Ctrl-C or SIGTERM ends it after the last part that is whole, with the table.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -195,13 +196,15 @@ def fuzz(count: int, progress: Callable[[int], None]) -> Result:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stderr is not None
         tail: list[str] = []
-        for line in process.stderr:
-            tail = [*tail[-20:], line.rstrip()]
-            if counted := re.match(r"#(\d+)\s", line):
-                found.faults = int(counted[1])
-                progress(found.faults)
-            if counted := re.search(r"Done (\d+) runs", line):
-                found.faults = int(counted[1])
+        try:
+            for line in process.stderr:
+                tail = [*tail[-20:], line.rstrip()]
+                if counted := re.match(r"#(\d+)\s|Done (\d+) runs", line):
+                    found.faults = int(counted[1] or counted[2])
+                    progress(found.faults)
+        except BaseException:
+            process.kill()
+            raise
     if process.returncode:
         found.problems = [f"the fuzzer ended with {process.returncode}", *tail[-10:]]
     return found
@@ -321,14 +324,18 @@ def main() -> int:
     wanted = {name: options[name.replace("-", "_")] for name in ROWS}
     if not any(wanted.values()):
         wanted = {name: whole for name, (_, whole, _) in ROWS.items()}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     results = []
-    for name, count in wanted.items():
-        for result in run_row(name, count, options["part"]):
-            results.append(result)
-            print(f"{result.row}: {json.dumps(msgspec.to_builtins(result))}", file=sys.stderr)
-            if options["results"]:
-                with options["results"].open("ab") as file:
-                    file.write(msgspec.json.encode(result) + b"\n")
+    try:
+        for name, count in wanted.items():
+            for result in run_row(name, count, options["part"]):
+                results.append(result)
+                print(f"{result.row}: {json.dumps(msgspec.to_builtins(result))}", file=sys.stderr)
+                if options["results"]:
+                    with options["results"].open("ab") as file:
+                        file.write(msgspec.json.encode(result) + b"\n")
+    except KeyboardInterrupt:
+        print("\ninterrupted: the part that was under way does not count", file=sys.stderr)
     print(f"\n{machine()}\n\n{table(results)}")
     return 1 if any(result.problems for result in results) else 0
 
