@@ -250,6 +250,20 @@ log_lines_dropped = Gauge(
 )
 log_lines_dropped.read = log.dropped
 relay_enabled = Gauge("relay_enabled", "1, or 0 after `posthouse relay off`.", merge=Merge.MAX)
+probes_collected: Counter[str] = Counter(
+    "probes_collected", "Probes of relay tests that arrived at the collector, by way: relayed, bounce.", "way"
+)
+networks_suspended = Gauge(
+    "networks_suspended",
+    "1 for a listener whose trusted networks are suspended, as a test from outside found its clients masked; else 0.",
+    "listener",
+    merge=Merge.MAX,
+)
+echoes: Counter[str] = Counter(
+    "echoes",
+    "Echoes of outside tests heard in EHLO, by what they say of client addresses: agrees, differs, forged, expired.",
+    "result",
+)
 workers = Gauge("workers", "Workers running and ready.")
 worker_restarts = Total("worker_restarts", "Workers that ended by themselves and were started again.")
 reloads: Counter[str] = Counter("reloads", "Reloads, by result: accepted, refused.", "result")

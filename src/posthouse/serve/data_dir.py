@@ -2,6 +2,8 @@
 
     lock          held while a server runs; names its pid
     relay-state   "off" after `posthouse relay off`
+    echoes.json   what outside tests have shown: whose networks are suspended (serve.masking)
+    echo.key      by which this server knows the nonces it has given to testers
     usage-sent    when the last weekly usage report went out, in seconds since 1970
     control.sock  commands to the running server, for its user
     submit.sock   mail from local users (posthouse sendmail), for everybody
@@ -72,6 +74,15 @@ class DataDir(msgspec.Struct, frozen=True):
     def set_relay_enabled(self, enabled: bool) -> None:
         """Durable when it returns. OSError."""
         self._write("relay-state", "on\n" if enabled else "off\n")
+
+    @property
+    def echo_key(self) -> Path:
+        """The secret behind the nonces for outside tests."""
+        return self.path / "echo.key"
+
+    def set_findings(self, document: str) -> None:
+        """What echoes have shown (serve.masking). Durable when it returns. OSError."""
+        self._write("echoes.json", document)
 
     @property
     def usage_sent_at(self) -> float:

@@ -10,9 +10,14 @@ What a worker answers (serve.channel answers `ping` by itself):
     commit                       {}: the prepared configuration is in force
     abandon                      {}: the prepared one is forgotten
     relay     enabled            {}: the relay option, at once
+    suspend   listeners          {}: the listeners whose trusted networks don't count, these and no others, at once
     metrics                      {"metrics": a snapshot}
     stop      seconds            {}; then it ends by itself within that time, status 0
     queue-*   ids, ...           lists and numbers, which the supervisor joins over the workers
+
+What a worker asks:
+
+    echo      listener, echo     {"suspended": listeners}: an outside test's echo was heard; what holds now
 """
 
 import os
@@ -47,7 +52,8 @@ class WorkerStart(msgspec.Struct, frozen=True):
     """The arguments of the verb `start`, the first request down the channel. The worker answers `{"ready": true}` when it accepts.
 
     `shards` are the spool shards to work on, its own first, then those adopted from a time with more workers.
-    `submit_fd` is the listening local socket. `relay_enabled` is False after `posthouse relay off`.
+    `submit_fd` is the listening local socket. `relay_enabled` is False after `posthouse relay off`. `suspended` are the
+    listeners whose trusted networks don't count (serve.masking).
     """
 
     config: Config
@@ -57,6 +63,7 @@ class WorkerStart(msgspec.Struct, frozen=True):
     listeners: tuple[ListenerSocket, ...]
     submit_fd: int
     relay_enabled: bool = True
+    suspended: tuple[str, ...] = ()
 
 
 class Prepare(msgspec.Struct, frozen=True):
