@@ -4,13 +4,13 @@ Sessions, the local socket and our own notifications all come through here; noth
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
 from posthouse.mail.envelope import Envelope, Origin, Recipient
 from posthouse.mail.message import Content, Message
 from posthouse.observe import log, metrics
-from posthouse.relay.scheduler import Scheduler
 from posthouse.smtp.address import Path
 from posthouse.smtp.event import MailParameters
 from posthouse.spool.api import Clock, ContentSink, Spool, SpoolError
@@ -28,10 +28,17 @@ class Draft(msgspec.Struct, frozen=True):
     parameters: MailParameters
 
 
+class Onward(Protocol):
+    """Who sees to what is durable: the scheduler."""
+
+    def add(self, envelope: Envelope, message: Message) -> None:
+        """A message has been accepted."""
+
+
 class Intake:
     """Takes mail in for one shard and hands what is durable to the scheduler."""
 
-    def __init__(self, spool: Spool, scheduler: Scheduler, clock: Clock) -> None:
+    def __init__(self, spool: Spool, scheduler: Onward, clock: Clock) -> None:
         self.spool = spool
         self._scheduler = scheduler
         self._clock = clock

@@ -48,6 +48,9 @@ SPILL_OCTETS = 64 * 1024
 MOST_ARRIVING = 64 * 1024 * 1024
 """Octets of unfinished contents that memory may hold for all clients together; beyond, even small ones go to disk."""
 
+ECHO_MARK = ".echo."
+"""An EHLO name that holds it may be an outside test's, which says what address the client really has."""
+
 _CIRCLE = Reason(
     Slug.MAIL_LOOP,
     "This message has passed too many servers and goes round in circles; a postmaster on its way must mend that",
@@ -110,6 +113,10 @@ Verify = Callable[[str, str, str], Awaitable[Verified]]
 """(login, password, client address) -> Verified, off the event loop where it is slow."""
 
 
+Witness = Callable[[str, ClientAddress], None]
+"""Told the EHLO name and the address of a client that may carry an echo (tester.echo)."""
+
+
 class Desk(msgspec.Struct):
     """What the sessions of one listener share. Mutable on purpose: a reload replaces `rules` for the next recipient."""
 
@@ -122,6 +129,9 @@ class Desk(msgspec.Struct):
     verify: Verify | None = None
     most_hops: int = 100
     most_messages: int = 1000
+    witness: Witness | None = None
+    lab: str = ""
+    """The name of its window, on a lab listener."""
 
 
 class _Transaction:
@@ -253,6 +263,8 @@ class Session:
             "command-refused",
             client=self._client_text,
             command=event.command.decode("utf-8", "replace")[:80],
+        if self._desk.witness is not None and ECHO_MARK in event.hello_name.lower():
+            self._desk.witness(event.hello_name, self._client)
             reply=str(event.reply),
         )
 
