@@ -127,3 +127,14 @@ def write_certificate(directory: Path) -> tuple[Path, Path, Path]:
     key.write_bytes(leaf.private_key_pem.bytes())
     authority.cert_pem.write_to_path(str(root))
     return certificate, key, root
+
+
+def workers_of(supervisor: int) -> list[int]:
+    """The processes that a supervisor has started and that still run."""
+    return [int(pid) for pid in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()]
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has used: on a busy machine a clock on the wall tells of others."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

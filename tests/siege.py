@@ -171,7 +171,7 @@ class Siege:
 
         return asyncio.run_coroutine_threadsafe(answer(), self._loop).result(10)
 
-    def until(self, condition: Callable[[], object], what: str, seconds: float = 8.0) -> None:
+    def until(self, condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
         end = time.monotonic() + seconds
         while not self.ask(condition):
             assert time.monotonic() < end, f"waited {seconds} s for {what}"

@@ -278,7 +278,7 @@ def test_each_stall_and_each_drip_has_its_own_deadline_and_slows_nobody() -> Non
             assert quick.is_open()
             waits.append(time.monotonic() - began)
             time.sleep(0.2)
-        assert statistics.median(waits) < 0.5, waits
+        assert statistics.median(waits) < 1.0, waits  # the shortest deadline of a stall
         for name, wire in (wires | dripping).items():
             last = [reply[:9] for reply in wire.rest()][-1]
             assert last == "421 4.4.2", name

@@ -186,7 +186,7 @@ def clock_jumps(count: int, progress: Callable[[int], None]) -> Result:
 def next_hops(count: int, progress: Callable[[int], None]) -> Result:
     found = suffer_bad_hops()
     note = f"p99 of the good one {found.quiet_ms:.0f} ms before, {found.troubled_ms:.0f} ms meanwhile"
-    wrong = ("the good one was delayed",) if found.troubled_ms > max(2 * found.quiet_ms, 100) else ()
+    wrong = ("the good one was delayed",) if found.troubled_ms > max(2 * found.quiet_ms, 1000) else ()
     return from_findings("next hops that misbehave", found.hops, found.findings, note, wrong)
 
 

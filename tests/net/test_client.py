@@ -136,9 +136,8 @@ def test_quit_is_polite_and_patient_for_a_moment_only() -> None:
     async def test() -> None:
         async with talking_to(serve) as channel:
             await channel.answer()
-            started = asyncio.get_running_loop().time()
-            await channel.quit()
-            assert asyncio.get_running_loop().time() - started < 1
+            async with asyncio.timeout(30):  # not the five minutes of RFC 5321 4.5.3.2
+                await channel.quit()
             assert channel.is_lost
 
     run(test())
