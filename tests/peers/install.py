@@ -3,7 +3,7 @@
 Mail servers exclude one another as system packages, and a test must not change the machine's own mail system. So nothing is
 installed: the Debian packages are downloaded and unpacked below .cache/peers (POSTHOUSE_PEERS_DIR overrides), one directory a
 peer, with the libraries that this machine lacks. Nothing starts and no maintainer script runs. Two traces stay outside: the system
-users that Exim and Dovecot want to find by name, and the one module that Dovecot loads from a path that was compiled in.
+users that Exim, OpenSMTPD and Dovecot want to find by name, and the one module that Dovecot loads from a path that was compiled in.
 
 Run again, it does nothing, quickly. It wants root and apt; without root it says so and ends well, since the tests of the peers
 then skip by name. It needs no more than the standard library: it runs before anything else is there.
@@ -24,17 +24,22 @@ PEERS_DIRECTORY = Path(os.environ.get("POSTHOUSE_PEERS_DIR", CHECKOUT / ".cache"
 PEERS = {
     "postfix": ("postfix",),
     "exim": ("exim4-daemon-light",),
+    "opensmtpd": ("opensmtpd",),
+    "sendmail": ("sendmail-bin", "sendmail-base", "sendmail-cf", "m4"),
     "dovecot": ("dovecot-core", "dovecot-lmtpd"),
     "knot": ("knot",),
     "swaks": ("swaks", "libnet-ssleay-perl", "libio-socket-ssl-perl"),
     "msmtp": ("msmtp",),
     "mailx": ("bsd-mailx",),
     "git-email": ("git-email", "libmailtools-perl"),
+    "chromium": ("chromium-headless-shell", "chromium-common", "fonts-dejavu-core"),
+    "netcat": ("netcat-openbsd",),
+    "curl": ("curl",),
 }
 """The peers, each with the Debian packages that hold it; libraries are found by asking apt."""
 
 LIBRARY = re.compile(r"lib|perl")
-SYSTEM_USERS = ("Debian-exim", "dovecot", "dovenull")
+SYSTEM_USERS = ("Debian-exim", "opensmtpd", "opensmtpq", "dovecot", "dovenull")
 DOVECOT_MODULE = Path("/usr/lib/dovecot/modules/libssl_iostream_openssl.so")
 RECIPE = "3"  # goes up when what this program makes of a package changes
 
@@ -84,7 +89,7 @@ def unpack(peer: str) -> None:
 
 
 def make_users() -> None:
-    """Debian's Exim and Dovecot look up their users by name before they read any configuration."""
+    """Debian's Exim, OpenSMTPD and Dovecot look up their users by name before they read any configuration."""
     for name in SYSTEM_USERS:
         try:
             pwd.getpwnam(name)
