@@ -17,6 +17,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "The top of the file": settings.Config,
     "[[listener]]": settings.ListenerSettings,
     "[[listener]] tls": settings.TlsSettings,
+    "[[listener]] lab": settings.LabSettings,
     "[relay]": settings.RelaySettings,
     "[[route]]": settings.RouteSettings,
     "[[route]] login": settings.LoginSettings,
@@ -26,6 +27,8 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "[history]": settings.HistorySettings,
     "[log]": settings.LogSettings,
     "[metrics]": settings.MetricsSettings,
+    "[collector]": settings.CollectorSettings,
+    "[tester]": settings.TesterSettings,
 }
 NOT_KEYS = {"source"}
 SPELT = {
@@ -34,6 +37,8 @@ SPELT = {
     ("[[listener]]", "host"): "address",
     ("[[listener]]", "port"): "address",
     ("[metrics]", "host"): "listen",
+    ("[collector]", "ask_host"): "ask",
+    ("[collector]", "ask_port"): "ask",
     ("[metrics]", "port"): "listen",
 }
 

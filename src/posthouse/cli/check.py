@@ -1,5 +1,6 @@
 """`posthouse check`: could a stranger relay through this server? The relay matrix, or the counterexample."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from posthouse.cli.options import ExitStatus, config_option, fail, json_option, 
 from posthouse.cli.progress import sign_of_life
 
 if TYPE_CHECKING:
+    from posthouse.policy.lab import Lab
     from posthouse.policy.matrix import Matrix
     from posthouse.serve.closure import Closure
 
@@ -36,32 +38,37 @@ def _check(config_path: Path | None, *, as_json: bool) -> int:
     from posthouse.policy.matrix import relay_matrix  # noqa: PLC0415
     from posthouse.serve.admission import check_surroundings  # noqa: PLC0415
     from posthouse.serve.closure import examine  # noqa: PLC0415
-    from posthouse.serve.wiring import routes_of, rules_of  # noqa: PLC0415
+    from posthouse.serve.rules import check_labs, rules_of  # noqa: PLC0415
+    from posthouse.serve.wiring import routes_of  # noqa: PLC0415
 
     with sign_of_life("asking for every class of stranger and every domain"):
         config = load_config(config_path)
         minded = check_surroundings(config)
         routes_of(config)
         rules = rules_of(config)
+        check_labs(config, rules, time.time())
         closure = examine(rules)
         matrix = relay_matrix(rules)
     doubts = (*closure.doubts, *find_warnings(config), *minded)
     if as_json:
-        print_json(_document(config.place, closure, matrix, doubts))
+        print_json(_document(config.place, closure, matrix, doubts, rules.labs))
     else:
-        _print_for_people(config.place, closure, matrix, doubts)
+        _print_for_people(config.place, closure, matrix, doubts, rules.labs)
     return ExitStatus.DONE if closure.is_closed else ExitStatus.NO
 
 
-def _document(source: str, closure: "Closure", matrix: "Matrix", doubts: tuple[str, ...]) -> dict[str, object]:
+def _document(
+    source: str, closure: "Closure", matrix: "Matrix", doubts: tuple[str, ...], labs: "tuple[Lab, ...]"
+) -> dict[str, object]:
     """What --json prints; the keys are public."""
     from posthouse.policy.decide import path_text  # noqa: PLC0415
     from posthouse.policy.facts import Unknown  # noqa: PLC0415
+    from posthouse.policy.networks import network_text  # noqa: PLC0415
     from posthouse.policy.proof import ASSUMPTION  # noqa: PLC0415
 
     opening = closure.opening
     return {
-        "verdict": "closed" if closure.is_closed else "open",
+        "verdict": "open" if not closure.is_closed else "open-on-purpose" if labs else "closed",
         "configuration": source,
         "opening": opening
         and {
@@ -83,16 +90,36 @@ def _document(source: str, closure: "Closure", matrix: "Matrix", doubts: tuple[s
             }
             for one in closure.masked
         ],
+        "labs": [
+            {
+                "listener": lab.name,
+                "networks": [network_text(network) for network in lab.networks.networks],
+                "destinations": list(lab.destinations.patterns),
+                "until": lab.ends_at,
+                "words": _lab_sentence(lab),
+            }
+            for lab in labs
+        ],
         "matrix": matrix.rows,
         "doubts": doubts,
         "assumption": ASSUMPTION,
     }
 
 
-def _print_for_people(source: str, closure: "Closure", matrix: "Matrix", doubts: tuple[str, ...]) -> None:
+def _lab_sentence(lab: "Lab") -> str:
+    return f"open, on purpose, until {lab.until}: the lab on {lab.name} relays {lab.bounds}"
+
+
+def _print_for_people(
+    source: str, closure: "Closure", matrix: "Matrix", doubts: tuple[str, ...], labs: "tuple[Lab, ...]"
+) -> None:
     from posthouse.policy.proof import ASSUMPTION  # noqa: PLC0415
 
-    if closure.is_closed:
+    for lab in labs:
+        click.echo(_lab_sentence(lab))
+    if closure.is_closed and labs:
+        click.echo(f"closed otherwise: no stranger can relay through this server ({source})")
+    elif closure.is_closed:
         click.echo(f"closed: no stranger can relay through this server ({source})")
     else:
         click.echo(f"OPEN: a stranger can relay through this server ({source})")

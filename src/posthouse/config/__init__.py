@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from posthouse.config.load import default_config, load_config, load_text
     from posthouse.config.search import LocalServer, find_config, find_data_dir, find_local
     from posthouse.config.settings import (
+        CollectorSettings,
         Config,
         HistorySettings,
+        LabSettings,
         LimitSettings,
         ListenerRole,
         ListenerSettings,
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
         ResolverSettings,
         RetrySettings,
         RouteSettings,
+        TesterSettings,
         TlsSettings,
     )
     from posthouse.config.side_files import check_files, find_exposed, read_password, read_recipients
@@ -49,8 +52,10 @@ _HOMES = {
         "find_local",
     ),
     "settings": (
+        "CollectorSettings",
         "Config",
         "HistorySettings",
+        "LabSettings",
         "LimitSettings",
         "LineEndings",
         "ListenerRole",
@@ -63,6 +68,7 @@ _HOMES = {
         "ResolverSettings",
         "RetrySettings",
         "RouteSettings",
+        "TesterSettings",
         "TlsSettings",
     ),
     "side_files": (
@@ -83,9 +89,11 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "CollectorSettings",
     "Config",
     "ConfigError",
     "HistorySettings",
+    "LabSettings",
     "LimitSettings",
     "LineEndings",
     "ListenerRole",
@@ -99,6 +107,7 @@ __all__ = [
     "ResolverSettings",
     "RetrySettings",
     "RouteSettings",
+    "TesterSettings",
     "TlsSettings",
     "check_consistency",
     "check_files",

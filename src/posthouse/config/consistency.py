@@ -3,12 +3,11 @@
 Whether a stranger could relay is not decided here but by policy's proof, on the rules made of this configuration.
 """
 
-import ipaddress
-
 from posthouse.config.next_hop import FINAL
 from posthouse.config.places import KeyPath
 from posthouse.config.settings import Config, ListenerRole, ListenerSettings, RouteSettings
 from posthouse.config.table import Document
+from posthouse.config.values import is_loopback
 from posthouse.net.listen import address_text
 from posthouse.policy.domains import DomainTable
 from posthouse.relay.route import Hop, HopKind, parse_hop
@@ -17,6 +16,7 @@ from posthouse.relay.route import Hop, HopKind, parse_hop
 def check_consistency(config: Config, document: Document) -> None:
     """Refuses contradictions: pure, reads no file. ConfigError at the place of the one found first."""
     _check_listeners(config, document)
+    _check_collector(config, document)
     _check_route_domains(config, document)
     routes = DomainTable({pattern: route for route in config.routes for pattern in route.domain})
     for index, domain in enumerate(config.relay.local_domains):
@@ -38,6 +38,15 @@ def _check_listeners(config: Config, document: Document) -> None:
                 ("listener", index, "address"), f"[[listener]] address {_shown(listener)} is given twice"
             )
         seen[place] = index
+
+
+def _check_collector(config: Config, document: Document) -> None:
+    for index, listener in enumerate(config.listeners):
+        if listener.role is ListenerRole.COLLECTOR and not config.collector.domains:
+            words = (
+                '[[listener]] role is "collector": name the domains it takes probes for, [collector] domains = ["..."]'
+            )
+            raise document.fault(("listener", index, "role"), words)
 
 
 def _shown(listener: ListenerSettings) -> str:
@@ -95,7 +104,7 @@ def find_warnings(config: Config) -> list[str]:
         f"the submission listener {_shown(listener)} has no tls, so only this machine can log in there: "
         f"add tls = {{ certificate = ..., key = ... }}"
         for listener in config.listeners
-        if listener.role is ListenerRole.SUBMISSION and listener.tls is None and not _is_loopback(listener.host)
+        if listener.role is ListenerRole.SUBMISSION and listener.tls is None and not is_loopback(listener.host)
     ]
     for route in config.routes:
         if route.login and route.tls == "never":
@@ -109,11 +118,4 @@ def find_warnings(config: Config) -> list[str]:
 
 def _is_safe_for_a_password(hop: Hop) -> bool:
     """Without STARTTLS: TLS from the first octet, or this machine."""
-    return hop.kind is HopKind.SMTPS or _is_loopback(hop.host)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return hop.kind is HopKind.SMTPS or is_loopback(hop.host)

@@ -30,7 +30,7 @@ LATER_SECTIONS = {
     "web": "the console and public pages",
     "watch": "the outside relay test",
 }
-LATER_ROLES = ("collector", "trap", "lab")
+LATER_ROLES = ("trap",)
 
 _TOP = Section(
     "Keys at the top of the file, before the first section.",
@@ -81,6 +81,8 @@ _TOP = Section(
         Key("history", "section", "", "See [history]."),
         Key("log", "section", "", "See [log]."),
         Key("metrics", "section", "off", "See [metrics]."),
+        Key("collector", "section", "none", "See [collector]."),
+        Key("tester", "section", "", "See [tester]."),
     ),
 )
 
@@ -95,10 +97,12 @@ _LISTENER = Section(
         ),
         Key(
             "role",
-            "relay or submission",
+            "relay, submission, collector or lab",
             "relay",
             "`relay` takes mail from anyone for local and relay domains, and for anywhere from trusted networks and logins. "
-            "`submission` demands a login before MAIL (530); trusted networks do not count there.",
+            "`submission` demands a login before MAIL (530); trusted networks do not count there. "
+            "`collector` takes the probes of relay tests and nothing else (see [collector]). "
+            "`lab` is an open relay on purpose, within bounds (see [[listener]] lab).",
         ),
         Key(
             "tls",
@@ -121,6 +125,7 @@ _LISTENER = Section(
             "strict",
             "`strict` refuses a message with a bare CR or LF; `normalize` turns them into CRLF, for broken devices.",
         ),
+        Key("lab", "table", "none", "The bounds of a listener of role `lab`. See [[listener]] lab."),
     ),
     is_repeated=True,
 )
@@ -131,6 +136,32 @@ _LISTENER_TLS = Section(
         Key("certificate", "path", "required", "PEM file with the certificate and its chain."),
         Key("key", "path", "required", "PEM file with the private key, without a passphrase."),
         Key("implicit", "true or false", "false", "true: TLS from the first byte (port 465); false: STARTTLS."),
+    ),
+)
+
+_LISTENER_LAB = Section(
+    "The bounds of a listener of role `lab`, an open relay for teaching and for testing testers (docs/lab.md). "
+    "Any other shape is refused at start and at reload.",
+    (
+        Key(
+            "destinations",
+            "domains",
+            "required",
+            "The only domains it relays to: `example.org`, or `.example.org` for subdomains; never `*`.",
+        ),
+        Key(
+            "until",
+            "date or date and time",
+            "required",
+            "When it closes (UTC unless it says otherwise), at most 30 days ahead. Afterwards it refuses everything, "
+            "in a running server too.",
+        ),
+        Key(
+            "networks",
+            "addresses or networks",
+            '["127.0.0.0/8", "::1"], for a listener on a loopback address only',
+            "For whom it is open. A public network may hold at most 256 addresses (IPv6: a /64).",
+        ),
     ),
 )
 
@@ -333,10 +364,96 @@ _METRICS = Section(
     (Key("listen", "address:port", "off", 'Where /metrics is served, "127.0.0.1:9125".'),),
 )
 
+_COLLECTOR = Section(
+    "Where the probes of relay tests arrive. A listener of role `collector` takes mail that carries a token signed with the "
+    "testers' key ([tester] key_file), for these domains; it keeps a receipt and throws the mail away.",
+    (
+        Key(
+            "domains",
+            "domain or domains",
+            "needed by a listener of role collector",
+            "The domains whose mail the collector takes; their MX must lead to the listener. No other listener may own them.",
+        ),
+        Key("keep", "time", "30d", "How long receipts are kept."),
+        Key("per_client", "number", "600", "Probes a minute from one client address, of one worker; 451 beyond."),
+        Key("in_all", "number", "6000", "Probes a minute in all, of one worker."),
+        Key(
+            "ask",
+            "address:port",
+            "off",
+            "Where other testers that share the key may ask for receipts, over HTTP; questions and answers are signed with it.",
+        ),
+    ),
+)
+
+_TESTER = Section(
+    "How `test` and `scan` show themselves to the hosts they test, which hosts those may be, and which collector "
+    "tells them what arrived (docs/test.md).",
+    (
+        Key(
+            "collector",
+            "domain",
+            "the first of [collector] domains",
+            "The mail domain of the collector: probes are addressed to TOKEN@ this domain.",
+        ),
+        Key(
+            "collector_url",
+            "URL",
+            "this machine's data_dir",
+            "Where the collector of another Posthouse is asked ([collector] ask there): `http://192.0.2.7:8026`.",
+        ),
+        Key(
+            "key_file",
+            "path",
+            "`tester/key` in data_dir, made when missing",
+            "The secret that signs tokens. Testers and the collector they share hold the same.",
+        ),
+        Key("hello_name", "host name", "hostname", "What the tester calls itself in EHLO."),
+        Key(
+            "reverse_path",
+            "mail address",
+            "relay-test@hostname",
+            "The reverse-path of probes, where a case does not ask for another.",
+        ),
+        Key(
+            "contact",
+            "mail address",
+            "postmaster, else postmaster@hostname",
+            "Where the owner of a tested host may complain.",
+        ),
+        Key(
+            "own_networks",
+            "addresses or networks",
+            "none",
+            "Networks of yours, whose hosts may be tested without a proof of control. At most 65,536 public addresses in all.",
+        ),
+        Key(
+            "do_not_test",
+            "addresses, networks or domains",
+            "none",
+            "What is never tested, whoever asks: `192.0.2.0/24`, `example.org`, `.example.org`.",
+        ),
+        Key(
+            "do_not_test_file",
+            "path",
+            "none",
+            "More of the same, one a line, `#` for remarks. Read at every test.",
+        ),
+        Key(
+            "tests_per_target",
+            "number",
+            "24",
+            "Tests of one host a day, where it is not this machine or in a private network; at most 1000.",
+        ),
+        Key("tests_per_day", "number", "1000", "The same for all such hosts together; at most 100000."),
+    ),
+)
+
 SECTIONS: dict[str, Section] = {
     "": _TOP,
     "listener": _LISTENER,
     "listener.tls": _LISTENER_TLS,
+    "listener.lab": _LISTENER_LAB,
     "relay": _RELAY,
     "aliases": _ALIASES,
     "route": _ROUTE,
@@ -347,5 +464,7 @@ SECTIONS: dict[str, Section] = {
     "history": _HISTORY,
     "log": _LOG,
     "metrics": _METRICS,
+    "collector": _COLLECTOR,
+    "tester": _TESTER,
 }
 """Every section by its name; "a.b" is the inline table `b` of section `a`."""

@@ -30,6 +30,7 @@ from posthouse.config.settings import (
     TlsSettings,
 )
 from posthouse.config.table import Document, Table
+from posthouse.config.testing import read_collector, read_lab, read_tester
 from posthouse.smtp.content import LineEndings
 
 DEFAULT_LISTENER = ListenerSettings(host="127.0.0.1", port=2525)
@@ -109,6 +110,8 @@ def _read(document: Document, top: Table, source: Path) -> Config:
         history=_history(top.table("history", "history")),
         log=_log(top.table("log", "log")),
         metrics=_metrics(top.table("metrics", "metrics")),
+        collector=read_collector(top.table("collector", "collector")),
+        tester=read_tester(top.table("tester", "tester"), document.directory),
         accounts=top.take("accounts", values.path_in(document.directory), data_dir / "accounts"),
         user=top.take("user", values.text, ""),
     )
@@ -129,14 +132,18 @@ def _listener(table: Table, directory: Path) -> ListenerSettings:
     if proxies and proxy is ProxyUse.OFF:
         raise table.fault("proxies", 'counts only with proxy = "required"')
     tls = table.table("tls", "listener.tls")
+    role = table.take("role", _role, ListenerRole.RELAY)
+    if role in (ListenerRole.LAB, ListenerRole.COLLECTOR) and proxy is ProxyUse.REQUIRED:
+        raise table.fault("proxy", f'does not go with role = "{role}": it must see whom it talks to')
     return ListenerSettings(
         host=host,
         port=port,
-        role=table.take("role", _role, ListenerRole.RELAY),
+        role=role,
         tls=_tls(tls, directory) if tls else None,
         proxy=proxy,
         proxies=proxies,
         line_endings=table.take("line_endings", values.one_of(LineEndings), LineEndings.STRICT),
+        lab=read_lab(table.table("lab", "listener.lab"), table, role, host),
     )
 
 

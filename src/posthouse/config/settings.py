@@ -13,6 +13,8 @@ class ListenerRole(enum.StrEnum):
 
     RELAY = "relay"
     SUBMISSION = "submission"
+    COLLECTOR = "collector"
+    LAB = "lab"
 
 
 class ProxyUse(enum.StrEnum):
@@ -30,6 +32,14 @@ class TlsSettings(msgspec.Struct, frozen=True):
     implicit: bool = False
 
 
+class LabSettings(msgspec.Struct, frozen=True):
+    """`lab` of a [[listener]] of role lab. `until` is in seconds since 1970."""
+
+    destinations: tuple[str, ...]
+    until: float
+    networks: tuple[str, ...] = ("127.0.0.0/8", "::1")
+
+
 class ListenerSettings(msgspec.Struct, frozen=True):
     """One [[listener]]."""
 
@@ -40,6 +50,7 @@ class ListenerSettings(msgspec.Struct, frozen=True):
     proxy: ProxyUse = ProxyUse.OFF
     proxies: tuple[str, ...] = ()
     line_endings: LineEndings = LineEndings.STRICT
+    lab: LabSettings | None = None
 
 
 class RelaySettings(msgspec.Struct, frozen=True):
@@ -132,6 +143,34 @@ class MetricsSettings(msgspec.Struct, frozen=True):
     port: int = 0
 
 
+class CollectorSettings(msgspec.Struct, frozen=True):
+    """[collector]: what listeners of role collector take, and where other testers may ask. Empty `domains`: no collector;
+    port 0 of `ask_port`: nobody but this machine may ask. Seconds."""
+
+    domains: tuple[str, ...] = ()
+    keep: float = 30 * 86400.0
+    per_client: int = 600
+    in_all: int = 6000
+    ask_host: str = ""
+    ask_port: int = 0
+
+
+class TesterSettings(msgspec.Struct, frozen=True):
+    """[tester]: how `test` and `scan` show themselves, what they may test, and which collector they ask."""
+
+    collector: str = ""
+    collector_url: str = ""
+    key_file: Path | None = None
+    hello_name: str = ""
+    reverse_path: str = ""
+    contact: str = ""
+    own_networks: tuple[str, ...] = ()
+    do_not_test: tuple[str, ...] = ()
+    do_not_test_file: Path | None = None
+    tests_per_target: int = 24
+    tests_per_day: int = 1000
+
+
 class Config(msgspec.Struct, frozen=True):
     """A whole configuration, checked. `source` is the file, None for the embedded default."""
 
@@ -150,6 +189,8 @@ class Config(msgspec.Struct, frozen=True):
     history: HistorySettings = HistorySettings()
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
+    collector: CollectorSettings = CollectorSettings()
+    tester: TesterSettings = TesterSettings()
     accounts: Path | None = None
     user: str = ""
 

@@ -1,5 +1,6 @@
 """Kinds of values: each takes what TOML gave and answers the checked value, or raises ValueError with the remedy."""
 
+import datetime
 import enum
 import ipaddress
 import re
@@ -149,6 +150,15 @@ def path_in(directory: Path) -> Kind[Path]:
     return read
 
 
+def moment(value: object) -> float:
+    """A point in time in seconds since 1970: a TOML date (its first moment) or date and time, UTC where no offset is given."""
+    if isinstance(value, datetime.datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=datetime.UTC)).timestamp()
+    if isinstance(value, datetime.date):
+        return datetime.datetime(value.year, value.month, value.day, tzinfo=datetime.UTC).timestamp()
+    raise ValueError("must be a date or a date and time without quotes, such as 2026-08-01 or 2026-08-01T18:00:00Z")
+
+
 def host_name(value: object) -> str:
     """A host or domain name as A-labels in lower case, without a trailing dot (RFC 5890)."""
     written = text(value)
@@ -237,6 +247,14 @@ def split_port(written: str, default_port: int | None, least_port: int = 1) -> t
     if not (port.isascii() and port.isdigit() and len(port) <= 5 and least_port <= int(port) <= 65535):
         raise ValueError(f"{written!r} needs a port between {least_port} and 65535 after the last colon")
     return host, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """The text is a loopback address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def mail_address(value: object) -> str:

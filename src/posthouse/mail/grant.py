@@ -20,6 +20,7 @@ class GrantKind(enum.StrEnum):
     AUTHENTICATED_USER = "authenticated-user"
     LOCAL_USER = "local-user"
     FORWARDING = "forwarding"
+    LAB_WINDOW = "lab-window"
     OWN_NOTIFICATION = "own-notification"
 
 

@@ -19,6 +19,7 @@ class Slug(enum.StrEnum):
     LOCAL_USER = "local-user"
     FORWARDING = "forwarding"
     OWN_NOTIFICATION = "own-notification"
+    LAB_WINDOW = "lab-window"
     # refusals and deferrals of policy
     RELAY_DENIED = "relay-denied"
     RELAY_OFF = "relay-off"
@@ -28,6 +29,7 @@ class Slug(enum.StrEnum):
     LOGIN_WRONG = "login-wrong"
     TOO_MANY_RECIPIENTS = "too-many-recipients"
     ADDRESS_UNKNOWN = "client-address-unknown"
+    LAB_OVER = "lab-over"
     NETWORKS_SUSPENDED = "networks-suspended"
     # outcomes of attempts
     RELAYED = "relayed"

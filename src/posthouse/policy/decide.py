@@ -9,6 +9,8 @@ The order of the questions is the policy:
 4. Elsewhere: only with a right.
 5. Has this transaction room for one more?
 
+A lab listener is apart from all that: there counts its window alone (`policy.lab`), and a login gives nothing.
+
 An unknown fact never grants. What a stranger may do everyone may, so a fact that is still to be gathered is asked for
 only when the answer to a stranger would not be a grant.
 """
@@ -78,6 +80,8 @@ def has_routing_trick(path: Path) -> bool:
 
 
 def _find_right(facts: Facts, rules: Rules) -> Grant | Unknown | None:
+    if facts.role is Role.LAB:
+        return _lab_right(facts, rules)
     if facts.role is Role.LOCAL:
         return _local_user(facts.local_uid) if facts.local_uid >= 0 else None
     if facts.login:
@@ -92,8 +96,37 @@ def _find_right(facts: Facts, rules: Rules) -> Grant | Unknown | None:
     return _trusted_network(network) if network else None
 
 
+def _lab_right(facts: Facts, rules: Rules) -> Grant | Unknown | None:
+    lab = rules.lab(facts.lab)
+    if lab is None or lab.is_over(facts.now):
+        return None
+    if isinstance(facts.client, Unknown):
+        return facts.client
+    return _lab_window(lab.name, lab.bounds, lab.until) if lab.admits(facts.client) else None
+
+
+def _rule_lab(facts: Facts, rules: Rules, right: Grant | None) -> Grant | Refusal | Deferral:
+    """On a lab listener: to the listed destinations, for those inside its window, until its end; nothing else at all."""
+    path, lab = facts.forward_path, rules.lab(facts.lab)
+    if lab is None:
+        return _relay_denied(path.domain, _client_text(facts))
+    if lab.is_over(facts.now):
+        return lab_over(lab.until)
+    if right is None:
+        return _relay_denied(path.domain, _client_text(facts))
+    if has_routing_trick(path):
+        return _ROUTING_TRICK
+    if not path.domain or lab.destinations.lookup(path.domain) is None:
+        return _not_of_lab(", ".join(lab.destinations.patterns))
+    return right if rules.relay_enabled else RELAY_OFF
+
+
 def _rule(facts: Facts, rules: Rules, right: Grant | None) -> Grant | Refusal | Deferral:
     path = facts.forward_path
+    if facts.role is Role.LAB:
+        answer = _rule_lab(facts, rules, right)
+        over = isinstance(answer, Grant) and facts.recipients_accepted >= rules.recipients_stranger
+        return _too_many(rules.recipients_stranger) if over else answer
     if right is None:
         if facts.role is Role.SUBMISSION:
             return _LOGIN_REQUIRED
@@ -223,6 +256,12 @@ def _local_user(uid: int) -> Grant:
     return issue(GrantKind.LOCAL_USER, Slug.LOCAL_USER, f"uid {uid} of this machine handed it in")
 
 
+@lru_cache(maxsize=64)
+def _lab_window(name: str, bounds: str, until: str) -> Grant:
+    words = f"the lab on {name} is open on purpose, {bounds}, until {until}"
+    return issue(GrantKind.LAB_WINDOW, Slug.LAB_WINDOW, words)
+
+
 _POSTMASTER = issue(GrantKind.LOCAL_DELIVERY, Slug.LOCAL_DELIVERY, "<postmaster> is always accepted (RFC 5321 4.5.1)")
 _OWN_NOTIFICATION = issue(GrantKind.OWN_NOTIFICATION, Slug.OWN_NOTIFICATION, "a notification of this server's own")
 
@@ -271,6 +310,17 @@ shall lose nothing while the network is mended."""
 def _too_many(limit: int) -> Deferral:
     words = f"{limit} recipients are the most in one transaction; send the others in another"
     return _deferral(452, "4.5.3", Slug.TOO_MANY_RECIPIENTS, words)
+
+
+def lab_over(until: str) -> Refusal:
+    """What a lab says to everything after its end."""
+    return _refusal(550, "5.7.1", Slug.LAB_OVER, f"This lab ended at {until}; it takes nothing any more")
+
+
+@lru_cache(maxsize=64)
+def _not_of_lab(destinations: str) -> Refusal:
+    words = f"This is a lab: it relays to {destinations} and nowhere else"
+    return _refusal(550, "5.7.1", Slug.RELAY_DENIED, words)
 
 
 def _no_such_recipient(path: Path) -> Refusal:

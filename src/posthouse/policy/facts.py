@@ -1,6 +1,7 @@
 """Facts: all that a decision may look at, each known, unknown or not learnable."""
 
 import enum
+import math
 from ipaddress import IPv4Address, IPv6Address
 
 import msgspec
@@ -9,11 +10,13 @@ from posthouse.smtp.address import Path
 
 
 class Role(enum.StrEnum):
-    """What a listener is for (RFC 6409, RFC 5598). LOCAL is the local socket of `posthouse sendmail`."""
+    """What a listener is for (RFC 6409, RFC 5598). LOCAL is the local socket of `posthouse sendmail`, LAB an open relay
+    on purpose, within bounds (policy.lab)."""
 
     RELAY = "relay"
     SUBMISSION = "submission"
     LOCAL = "local"
+    LAB = "lab"
 
 
 class Unknown(enum.Enum):
@@ -31,6 +34,8 @@ class Facts(msgspec.Struct, frozen=True):
 
     `client` is the address after PROXY (IPv4-mapped IPv6 already turned into IPv4). `login` is "" when nobody logged in,
     `local_uid` -1 when the client is not on the local socket. `recipients_accepted` counts this transaction's so far.
+    `lab` names the lab window of a LAB listener (Rules.labs); `now` is the time in seconds since 1970, which only a lab
+    asks for: without one it is after every end.
     """
 
     role: Role
@@ -39,3 +44,5 @@ class Facts(msgspec.Struct, frozen=True):
     login: str = ""
     local_uid: int = -1
     recipients_accepted: int = 0
+    lab: str = ""
+    now: float = math.inf

@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 import msgspec
 
-from posthouse.policy.networks import Address, Network, network_text, normalise_address
+from posthouse.policy.networks import Address, Network, NetworkSet, network_text, normalise_address
 from posthouse.policy.rules import Rules
 
 _IS_GATEWAY = 0x2  # RTF_GATEWAY
@@ -122,18 +122,24 @@ def local_addresses4(fib_trie: str) -> list[IPv4Address]:
 
 def masked_openings(rules: Rules, gateways: Iterable[Gateway]) -> list[Masked]:
     """Every gateway that a trusted network holds and the configuration does not name. Loopback is nobody's gateway."""
-    return list(_masked(rules, gateways))
+    return list(_masked(rules, tuple(gateways)))
 
 
 def _masked(rules: Rules, gateways: Iterable[Gateway]) -> Iterator[Masked]:
+    trusted = [("trusted network", rules.trusted_networks), *(("lab network", lab.networks) for lab in rules.labs)]
+    for what, networks in trusted:
+        yield from _masked_in(networks, what, rules, gateways)
+
+
+def _masked_in(networks: NetworkSet, what: str, rules: Rules, gateways: Iterable[Gateway]) -> Iterator[Masked]:
     for gateway in gateways:
         address = normalise_address(gateway.address)
         if address.is_loopback or address in rules.gateways_trusted:
             continue
-        network = rules.trusted_networks.match(address)  # None for those named as strangers
+        network = networks.match(address)  # None for those named as strangers
         if network is not None:
             sentence = (
-                f"The trusted network {network_text(network)} holds {address}, {gateway.what}: behind NAT or a container "
+                f"The {what} {network_text(network)} holds {address}, {gateway.what}: behind NAT or a container "
                 f"bridge every stranger may come from that address. Name it in gateways_as_strangers, and it gets no "
                 f"grant; or in gateways_trusted, if only hosts you trust come from it."
             )

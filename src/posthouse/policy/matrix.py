@@ -11,8 +11,8 @@ import msgspec
 from posthouse.mail.grant import Grant
 from posthouse.policy.aliases import Ring
 from posthouse.policy.classes import TRICKS, Client, Standing, clients, outsider, third_party
-from posthouse.policy.decide import Deferral, Need, decide
-from posthouse.policy.facts import Role, Unknown
+from posthouse.policy.decide import Decision, Deferral, Need, decide
+from posthouse.policy.facts import Facts, Role, Unknown
 from posthouse.policy.networks import Network, NetworkSet, network_text
 from posthouse.policy.rules import NoList, Place, RecipientList, Rules
 from posthouse.smtp.address import POSTMASTER, Path
@@ -53,7 +53,7 @@ class Matrix(msgspec.Struct, frozen=True):
 
 def relay_matrix(rules: Rules) -> Matrix:
     """The matrix of the rules as they are; with the relay option off its deferrals show."""
-    return Matrix((*_our_domains(rules), *_our_aliases(rules), *_elsewhere(rules)))
+    return Matrix((*_our_domains(rules), *_our_aliases(rules), *_elsewhere(rules), *_labs(rules)))
 
 
 def _our_domains(rules: Rules) -> Iterator[Row]:
@@ -113,6 +113,27 @@ def _elsewhere(rules: Rules) -> Iterator[Row]:
     yield _row(rules, "submission without a login", "anywhere", Standing(Role.SUBMISSION, outside), away)
 
 
+def _labs(rules: Rules) -> Iterator[Row]:
+    """Each lab's window: who is inside, with each destination, and everyone else."""
+    for lab in rules.labs:
+        around = msgspec.structs.replace(rules, trusted_networks=lab.networks)
+        now = lab.ends_at - 1
+        for client in clients(around):
+            if client.network is None or client.is_excepted:
+                continue
+            who = f"{network_text(client.network)} at the lab {lab.name}"
+            for pattern in lab.destinations.patterns:
+                path = Path(b"anyone", _domain_of(pattern))
+                answer = decide(Facts(Role.LAB, client.address, path, lab=lab.name, now=now), rules)
+                words = f"open, on purpose, until {lab.until}"
+                yield _answer_row(who, pattern_text(pattern), answer, words)
+            away = Facts(Role.LAB, client.address, Path(b"anyone", third_party(rules)), lab=lab.name, now=now)
+            yield _answer_row(who, ELSEWHERE, decide(away, rules))
+        some = Path(b"anyone", _domain_of(next(iter(lab.destinations.patterns))))
+        stranger = Facts(Role.LAB, outsider(around), some, lab=lab.name, now=now)
+        yield _answer_row(f"strangers at the lab {lab.name}", "anywhere", decide(stranger, rules))
+
+
 _GRANTED = {
     "local-delivery": "delivered here",
     "relay-domain": "relayed: relay domain",
@@ -123,11 +144,14 @@ _GRANTED = {
 
 
 def _row(rules: Rules, who: str, where: str, standing: Standing, path: Path) -> Row:
-    answer = decide(standing.facts(path), rules)
+    return _answer_row(who, where, decide(standing.facts(path), rules))
+
+
+def _answer_row(who: str, where: str, answer: Decision, granted: str = "") -> Row:
+    """`granted`: the words for a grant, where its kind's own do not do."""
     if isinstance(answer, Grant):
-        return Row(
-            who, where, granted=True, slug=answer.kind, answer=_GRANTED.get(answer.kind, f"granted: {answer.kind}")
-        )
+        words = granted or _GRANTED.get(answer.kind, f"granted: {answer.kind}")
+        return Row(who, where, granted=True, slug=answer.kind, answer=words)
     if isinstance(answer, Need):
         return Row(who, where, granted=False, slug="need", answer=f"refused until the {answer.fact} is known")
     verb = "deferred" if isinstance(answer, Deferral) else "refused"
@@ -163,6 +187,7 @@ def matrix_changes(old: Rules, new: Rules) -> list[str]:
         *_alias_changes(old, new),
         *_recipient_changes(old, new),
         *_limit_changes(old, new),
+        *_lab_changes(old, new),
     ]
 
 
@@ -245,6 +270,16 @@ def _count(entries: frozenset[str]) -> str:
 def _some(entries: frozenset[str], most: int = 5) -> str:
     shown = sorted(entries)[:most]
     return ", ".join(shown) + (f" and {len(entries) - most} more" if len(entries) > most else "")
+
+
+def _lab_changes(old: Rules, new: Rules) -> Iterator[str]:
+    before = {lab.name: lab for lab in old.labs}
+    for lab in new.labs:
+        earlier = before.pop(lab.name, None)
+        if earlier is None or (earlier.bounds, earlier.until) != (lab.bounds, lab.until):
+            yield f"the lab on {lab.name} is now open, on purpose, {lab.bounds}, until {lab.until}"
+    for name in before:
+        yield f"the lab on {name} is closed"
 
 
 def _limit_changes(old: Rules, new: Rules) -> Iterator[str]:

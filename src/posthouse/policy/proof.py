@@ -3,7 +3,8 @@
 *Open* means: a client that is not in a trusted network and not logged in gets a grant to a domain that is neither local
 nor a relay domain; or trusted networks hold more than a /8 of public IPv4, or any public IPv6 network wider than a /16;
 or `relay_domains` holds "*" or a bare top-level domain (and `local_domains` "*" or all of a top-level domain, since a
-local domain's mail goes wherever its route leads).
+local domain's mail goes wherever its route leads); or a lab grants anything beyond its window (`policy.lab`). What a lab
+grants within it is *open, on purpose, until then*, which `check` says, and no opening.
 
 The proof asks `decide` itself, once for every class of session and forward-path that the rules tell apart (`classes`),
 and judges the answers by definitions spelled out again here, so that a fault in a table shows as an opening too. The
@@ -11,6 +12,7 @@ relay option is taken as on, and no network as suspended: what it would open mus
 """
 
 import enum
+import math
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses
 
@@ -19,6 +21,7 @@ import msgspec
 from posthouse.mail.grant import Grant, GrantKind
 from posthouse.policy.classes import (
     Standing,
+    clients,
     domains_about,
     domains_of_each_kind,
     odd_paths,
@@ -29,6 +32,7 @@ from posthouse.policy.classes import (
 )
 from posthouse.policy.decide import decide, expand, path_text
 from posthouse.policy.facts import Facts, Role, Unknown
+from posthouse.policy.lab import Lab
 from posthouse.policy.networks import Address, Network
 from posthouse.policy.rules import Place, Rules, with_networks, with_relay
 from posthouse.smtp.address import Path
@@ -74,6 +78,7 @@ class OpeningKind(enum.StrEnum):
     NETWORKS_TOO_WIDE = "trusted-networks-too-wide"
     RELAY_DOMAINS_TOO_WIDE = "relay-domains-too-wide"
     LOCAL_DOMAINS_TOO_WIDE = "local-domains-too-wide"
+    LAB_TOO_WIDE = "lab-too-wide"
 
 
 class Opening(msgspec.Struct, frozen=True):
@@ -88,7 +93,7 @@ class Opening(msgspec.Struct, frozen=True):
 def find_opening(rules: Rules) -> Opening | None:
     """The first opening found, or None: the rules are closed. Takes some seconds for tens of thousands of domains."""
     rules = with_networks(with_relay(rules, enabled=True), suspended=False)
-    openings = (_wide_domains(rules), _wide_networks(rules), _granted_strangers(rules))
+    openings = (_wide_domains(rules), _wide_networks(rules), _granted_strangers(rules), _granted_beyond_labs(rules))
     return next((opening for found in openings for opening in found), None)
 
 
@@ -123,6 +128,38 @@ def _ask(standing: Standing, path: Path, rules: Rules, ours: "_Ours") -> Iterato
             yield _opening(
                 OpeningKind.STRANGER_GRANTED, facts, grant, "An alias leads where the configuration does not say"
             )
+
+
+def _granted_beyond_labs(rules: Rules) -> Iterator[Opening]:
+    """Every class of client of each lab, before and after its end, with a login too, with every form of address."""
+    for lab in rules.labs:
+        around = msgspec.structs.replace(rules, trusted_networks=lab.networks)
+        domains = {domain for pattern in lab.destinations.patterns for domain in domains_about(pattern)}
+        domains.add(third_party(rules))
+        paths = (*odd_paths(rules, domains), *(Path(b"victim", domain) for domain in domains), *plain_paths(rules))
+        for client in clients(around):
+            for now, login in ((lab.ends_at - 1, ""), (lab.ends_at, ""), (math.inf, ""), (math.nan, ""), (0.0, "user")):
+                for path in paths:
+                    facts = Facts(Role.LAB, client.address, path, login, lab=lab.name, now=now)
+                    answer = decide(facts, rules)
+                    if isinstance(answer, Grant) and not _is_within(lab, facts, answer):
+                        yield _opening(OpeningKind.LAB_TOO_WIDE, facts, answer, f"The lab on {lab.name} is too wide")
+
+
+def _is_within(lab: Lab, facts: Facts, grant: Grant) -> bool:
+    """What a lab may grant, spelled out without the tables that `decide` uses."""
+    path, client = facts.forward_path, facts.client
+    patterns = lab.destinations.patterns
+    below = not path.domain.startswith("[") and path.domain.endswith(tuple(p for p in patterns if p[0] == "."))
+    return (
+        grant.kind is GrantKind.LAB_WINDOW
+        and facts.now < lab.ends_at
+        and not isinstance(client, Unknown)
+        and client not in lab.networks.without
+        and any(client.version == net.version and client in net for net in lab.networks.networks)
+        and (path.domain in patterns or below)
+        and not any(character in path.local_part for character in (b"%", b"!", b"@", b":"))
+    )
 
 
 class _Ours:

@@ -8,6 +8,7 @@ import msgspec
 from posthouse.policy.aliases import AliasError, AliasTable, Ring, mailbox_key, parse_address_text
 from posthouse.policy.domains import DomainTable, PatternError, normalise_pattern
 from posthouse.policy.facts import Unknown
+from posthouse.policy.lab import Lab, LabFault, make_lab
 from posthouse.policy.networks import Address, NetworkError, NetworkSet, parse_address, parse_network
 from posthouse.smtp.address import POSTMASTER, Path
 
@@ -28,6 +29,10 @@ class Destination(msgspec.Struct, frozen=True):
 
     place: Place
     pattern: str
+
+
+LabTerms = tuple[str, Iterable[str], Iterable[str], float]
+"""A lab as a configuration has it: its listener, networks, destinations, and its end in seconds since 1970."""
 
 
 class NoList(enum.Enum):
@@ -70,6 +75,7 @@ class Rules(msgspec.Struct, frozen=True):
     relay_enabled: bool = True
     own_name: str = ""
     networks_suspended: bool = False
+    labs: tuple[Lab, ...] = ()
 
     @property
     def gateways_as_strangers(self) -> frozenset[Address]:
@@ -84,6 +90,10 @@ class Rules(msgspec.Struct, frozen=True):
         """The address is delivered here: a local domain's, or `<postmaster>`."""
         found = self.domains.lookup(path.domain)
         return not path.domain if found is None else found.place is Place.LOCAL
+
+    def lab(self, name: str) -> Lab | None:
+        """The lab window of the listener called that."""
+        return next((lab for lab in self.labs if lab.name == name), None)
 
     def trusts(self, client: Address | Unknown) -> bool:
         """The address is in a trusted network that counts. Not a grant: sessions choose limits by it."""
@@ -134,6 +144,7 @@ def compile_rules(
     recipients_trusted: int = 1000,
     relay_enabled: bool = True,
     own_name: str = "",
+    labs: Iterable[LabTerms] = (),
 ) -> Rules:
     """Rules from the plain values of a configuration (`recipients` None: no list). RulesError."""
     as_strangers = _parse_gateways("gateways_as_strangers", gateways_as_strangers)
@@ -162,9 +173,22 @@ def compile_rules(
         recipients_trusted=recipients_trusted,
         relay_enabled=relay_enabled,
         own_name=own_name.lower(),
+        labs=_compile_labs(labs, as_strangers),
     )
     _examine_aliases(rules)
     return rules
+
+
+def _compile_labs(terms: Iterable[LabTerms], as_strangers: frozenset[Address]) -> tuple[Lab, ...]:
+    labs: dict[str, Lab] = {}
+    for name, networks, destinations, ends_at in terms:
+        if name in labs:
+            raise RulesError(f"two labs are on {name}; give each a port of its own")
+        try:
+            labs[name] = make_lab(name, networks, destinations, ends_at, as_strangers)
+        except LabFault as error:
+            raise RulesError(str(error)) from error
+    return tuple(labs.values())
 
 
 def _parse_gateways(key: str, texts: Iterable[str]) -> frozenset[Address]:

@@ -18,7 +18,7 @@ from posthouse.mail.message import Content
 from posthouse.mail.reason import Reason, Slug
 from posthouse.mail.trace import TraceWriter, protocol_keyword
 from posthouse.observe import log, metrics
-from posthouse.policy.decide import Deferral, Need, Refusal, decide, expand
+from posthouse.policy.decide import Deferral, Need, Refusal, decide, expand, lab_over
 from posthouse.policy.facts import ClientAddress, Facts, Role, Unknown
 from posthouse.policy.networks import normalise_address
 from posthouse.policy.rules import Rules
@@ -221,7 +221,16 @@ class Session:
         metrics.sessions.inc(self._desk.listener)
         metrics.sessions_open.inc(self._desk.listener)
         log.debug("connected", client=self._client_text, listener=self._desk.listener)
-        return None
+        return self._lab_refusal() if self._desk.role is Role.LAB else None
+
+    def _lab_refusal(self) -> Reply | None:
+        """After its end a lab does not even greet."""
+        desk = self._desk
+        lab = desk.rules.lab(desk.lab)
+        if lab is not None and not lab.is_over(desk.clock() / 1000):
+            return None
+        words = lab_over(lab.until).reason.words if lab is not None else "There is no lab here any more"
+        return Reply(554, "", (words,))
 
     def _is_trusted(self) -> bool:
         """May relay by its address or uid: not a stranger who might wear us out."""
@@ -254,6 +263,8 @@ class Session:
 
     def _greeted(self, event: Greeted) -> None:
         self._verb, self._hello_name = event.verb, event.hello_name
+        if self._desk.witness is not None and ECHO_MARK in event.hello_name.lower():
+            self._desk.witness(event.hello_name, self._client)
         self._drop_transaction()
         self._trace = None
 
@@ -263,8 +274,6 @@ class Session:
             "command-refused",
             client=self._client_text,
             command=event.command.decode("utf-8", "replace")[:80],
-        if self._desk.witness is not None and ECHO_MARK in event.hello_name.lower():
-            self._desk.witness(event.hello_name, self._client)
             reply=str(event.reply),
         )
 
@@ -286,7 +295,10 @@ class Session:
             return Reply(503, "5.5.1", ("MAIL comes first",))
         path = event.forward_path
         rules = self._desk.rules  # those of now: `posthouse relay off` counts at once
-        facts = Facts(self._desk.role, self._client, path, self._login, self._uid, transaction.accepted)
+        desk = self._desk
+        facts = Facts(desk.role, self._client, path, self._login, self._uid, transaction.accepted)
+        if desk.role is Role.LAB:
+            facts = msgspec.structs.replace(facts, lab=desk.lab, now=desk.clock() / 1000)
         answer = decide(facts, rules)
         if type(answer) is not Grant:
             return self._no(path, answer)

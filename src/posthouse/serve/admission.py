@@ -3,6 +3,7 @@
 The same door for `serve`, for a reload and for a restart; what it lets through is what the workers run.
 """
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +25,8 @@ from posthouse.policy.rules import Rules
 from posthouse.serve.account_file import AccountError, AccountFile, accounts_path
 from posthouse.serve.changes import setting_changes
 from posthouse.serve.closure import examine
-from posthouse.serve.rules import rules_of
+from posthouse.serve.rules import check_labs, rules_of
+from posthouse.tester.token import KeyFault, load_key
 
 
 class NotAdmitted(Exception):
@@ -59,6 +61,7 @@ def admit(path: Path | None) -> Admitted:
         config = load_config(path) if path is not None else default_config()
         doubts = check_surroundings(config)
         rules = rules_of(config)
+        check_labs(config, rules, time.time())
     except ConfigError as error:
         raise NotAdmitted(str(error)) from error
     closure = examine(rules)
@@ -70,6 +73,11 @@ def admit(path: Path | None) -> Admitted:
 def check_surroundings(config: Config) -> list[str]:
     """Reads the files beside the configuration. ConfigError for what can't be used, sentences for what is surely not meant."""
     check_files(config)
+    if config.tester.key_file is not None:
+        try:
+            load_key(config.tester.key_file)
+        except KeyFault as fault:
+            raise ConfigError(str(fault)) from fault
     found = find_exposed(config)
     try:
         AccountFile(accounts_path(config)).read()

@@ -1,7 +1,18 @@
 """From a Config to the rules of policy: apart from the rest of the wiring, for those who only judge and never relay."""
 
 from posthouse.config import Config, ConfigError, read_recipients
+from posthouse.net.listen import address_text
+from posthouse.policy.lab import LabFault, check_end
 from posthouse.policy.rules import Rules, RulesError, compile_rules
+
+
+def check_labs(config: Config, rules: Rules, now: float) -> None:
+    """ConfigError when a lab's end is past, or too far ahead, at `now`: for a start and a reload. A running one just closes."""
+    try:
+        for lab in rules.labs:
+            check_end(lab, now)
+    except LabFault as fault:
+        raise ConfigError(f"{config.place}: {fault}") from fault
 
 
 def rules_of(config: Config, *, relay_enabled: bool = True) -> Rules:
@@ -22,6 +33,11 @@ def rules_of(config: Config, *, relay_enabled: bool = True) -> Rules:
             recipients_trusted=limits.recipients_trusted,
             relay_enabled=relay_enabled,
             own_name=config.hostname,
+            labs=[
+                (address_text(one.host, one.port), one.lab.networks, one.lab.destinations, one.lab.until)
+                for one in config.listeners
+                if one.lab is not None
+            ],
         )
     except RulesError as error:
         raise ConfigError(f"{config.source or 'the configuration'}: {error}") from error

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 import posthouse
-from posthouse.config import Config
-from posthouse.net.listen import ListenError
+from posthouse.config import Config, ListenerRole
+from posthouse.net.listen import ListenError, address_text
 from posthouse.observe import log, metrics
 from posthouse.serve import first_sight
 from posthouse.serve.admission import Admitted, Changes, NotAdmitted
@@ -325,6 +325,15 @@ class Supervisor:
         for key in ("data_dir", "workers", "user"):
             if getattr(new, key) != getattr(self.config, key):
                 raise NotAdmitted(f'"{key}" can change only by a restart')
+
+        for was in self.config.listeners:
+            for will in new.listeners:
+                is_same = (was.host, was.port) == (will.host, will.port)
+                if is_same and (was.role is ListenerRole.COLLECTOR) != (will.role is ListenerRole.COLLECTOR):
+                    raise NotAdmitted(
+                        f"the listener on {address_text(was.host, was.port)} can become or stop being a collector "
+                        f"only by a restart, or by way of a reload without it"
+                    )
 
     async def _prepare(self, prepare: Prepare, change: Change) -> None:
         for worker in self._fleet.workers:

@@ -29,6 +29,7 @@ from posthouse.relay.backoff import RetryPlan
 from posthouse.relay.intake import Intake
 from posthouse.relay.route import Hop, HopKind, NextHop, Route, RouteTable, parse_hop
 from posthouse.relay.session import Desk, Session, Verify
+from posthouse.serve.collecting import collector_engine, make_reception
 from posthouse.serve.rules import rules_of as rules_of  # noqa: PLC0414 - for those who put together the rest as well
 from posthouse.smtp.address import Path
 from posthouse.smtp.event import Verb
@@ -37,6 +38,7 @@ from posthouse.spool.api import Clock
 from posthouse.spool.history import HistoryLimits
 from posthouse.spool.space import SpaceLimits
 from posthouse.spool.sqlite import SpoolSettings
+from posthouse.tester.reception import CollectorDesk
 from posthouse.transports.api import Login, TlsMode, Transport
 from posthouse.transports.maildir import MaildirSettings, MaildirTransport
 from posthouse.transports.opening import SmtpSettings
@@ -120,7 +122,7 @@ def engine_settings_of(config: Config, listener: ListenerSettings | None) -> Ser
         hostname=config.hostname,
         size_limit=limits.message_size,
         header_limit=limits.header_size,
-        auth_mechanisms=() if listener is None else ("PLAIN", "LOGIN"),
+        auth_mechanisms=() if listener is None or listener.role is ListenerRole.LAB else ("PLAIN", "LOGIN"),
         starttls=listener is not None and listener.tls is not None and not listener.tls.implicit,
         auth_required=listener is not None and listener.role is ListenerRole.SUBMISSION,
         normalize=listener is not None and listener.line_endings is LineEndings.NORMALIZE,
@@ -137,7 +139,11 @@ def timeouts_of(config: Config) -> Timeouts:
     return Timeouts(limits.command_timeout, limits.content_timeout, limits.minimum_rate)
 
 
-_ROLES = {ListenerRole.RELAY: Role.RELAY, ListenerRole.SUBMISSION: Role.SUBMISSION}
+_ROLES = {
+    ListenerRole.RELAY: Role.RELAY,
+    ListenerRole.SUBMISSION: Role.SUBMISSION,
+    ListenerRole.LAB: Role.LAB,
+}
 
 
 def desk_of(
@@ -154,6 +160,7 @@ def desk_of(
         verify=None if listener is None else verify,
         most_hops=config.limits.hops,
         most_messages=config.limits.session_messages,
+        lab="" if listener is None or listener.lab is None else listener_name(listener),
     )
 
 
@@ -161,13 +168,18 @@ def renew_desk(desk: Desk, config: Config, listener: ListenerSettings | None, ru
     """Puts a reloaded configuration in force for the next transactions of a listener's sessions."""
     fresh = desk_of(config, listener, rules, desk.intake, desk.clock, desk.verify)
     desk.role, desk.hostname, desk.rules = fresh.role, fresh.hostname, fresh.rules
-    desk.most_hops, desk.most_messages = fresh.most_hops, fresh.most_messages
+    desk.most_hops, desk.most_messages, desk.lab = fresh.most_hops, fresh.most_messages, fresh.lab
 
 
 def plan_of(
-    config: Config, listener: ListenerSettings | None, desk: Desk, context: Callable[[], ssl.SSLContext | None]
+    config: Config,
+    listener: ListenerSettings | None,
+    desk: Desk | CollectorDesk,
+    context: Callable[[], ssl.SSLContext | None],
 ) -> ListenerPlan:
     """How connections of a listener begin. `context` gives the certificate in force."""
+    if isinstance(desk, CollectorDesk):
+        return _collector_plan(config, listener, desk, context)
     settings = engine_settings_of(config, listener)
 
     def make_handler(protocol: ServerProtocol) -> Handler:
@@ -184,6 +196,23 @@ def plan_of(
         None if proxies is None else lambda address: ip_address(address) in proxies,
         # Postfix does so too: who may relay anyway is not kept from it by a limit that is for strangers.
         lambda address: desk.role is Role.RELAY and desk.rules.trusts(normalise_address(ip_address(address))),
+    )
+
+
+def _collector_plan(
+    config: Config,
+    listener: ListenerSettings | None,
+    desk: CollectorDesk,
+    context: Callable[[], ssl.SSLContext | None],
+) -> ListenerPlan:
+    if listener is None:
+        raise ConfigError("the local socket is no collector")
+    settings = collector_engine(config, listener)
+    return ListenerPlan(
+        lambda protocol: make_reception(desk, protocol, settings),
+        timeouts_of(config),
+        context if listener.tls else None,
+        listener.tls is not None and listener.tls.implicit,
     )
 
 

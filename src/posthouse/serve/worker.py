@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import uvloop
 
-from posthouse.config import Config, ConfigError, ListenerSettings
+from posthouse.config import Config, ConfigError, ListenerRole, ListenerSettings
 from posthouse.mail.envelope import parse_queue_id, queue_id_text, shard_of
 from posthouse.net.server import Listener, ListenerPlan, Server
 from posthouse.observe import log, metrics
@@ -34,6 +34,7 @@ from posthouse.serve import wiring
 from posthouse.serve.account_file import accounts_path
 from posthouse.serve.accounts import AccountStore
 from posthouse.serve.channel import Channel, ChannelRefusal
+from posthouse.serve.collecting import Collecting
 from posthouse.serve.start import (
     EXIT_BROKEN,
     EXIT_SYNC_FAILED,
@@ -46,6 +47,7 @@ from posthouse.serve.start import (
 from posthouse.spool.api import SpoolDamaged, SpoolError, SpoolFull
 from posthouse.spool.clock import SteadyClock
 from posthouse.spool.sqlite import SqliteSpool
+from posthouse.tester.reception import CollectorDesk
 
 STOP_SECONDS = 30.0
 
@@ -57,7 +59,7 @@ CLOCK_SECONDS = 1.0
 class Listening:
     """One listener at work: a reload gives it a new desk's rules, a new certificate and a new plan, without a new socket."""
 
-    def __init__(self, desk: Desk, server: Listener | None, context: ssl.SSLContext | None) -> None:
+    def __init__(self, desk: Desk | CollectorDesk, server: Listener | None, context: ssl.SSLContext | None) -> None:
         self.desk = desk
         self.server = server
         self.context = context
@@ -83,6 +85,7 @@ class Worker:
         self._prepared: Prepared | None = None
         self._listening: dict[int, Listening] = {}
         self._is_running = False
+        self._collecting = Collecting()
         self._clock = SteadyClock()
         self._verbs: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
             "start": self._start,
@@ -177,13 +180,24 @@ class Worker:
 
     async def _listen(self, place: int, config: Config, sock: socket.socket, context: ssl.SSLContext | None) -> None:
         settings = None if place == wiring.LOCAL_PLACE else config.listeners[place]
-        desk = wiring.desk_of(config, settings, self._rules, self._intake, self._clock, self._accounts.verify)
+        desk = self._desk_for(config, settings)
         if settings is not None:
             desk.listener = wiring.listener_name(settings, sock.getsockname()[1])  # port 0 has become a real one
         listening = Listening(desk, None, context)
         sock.setblocking(False)
         listening.server = await self._server.listen(sock, self._plan_of(config, settings, listening))
         self._listening[place] = listening
+
+    def _desk_for(self, config: Config, settings: ListenerSettings | None) -> Desk | CollectorDesk:
+        if settings is not None and settings.role is ListenerRole.COLLECTOR:
+            return self._collecting.desk(config, wiring.listener_name(settings))
+        return wiring.desk_of(config, settings, self._rules, self._intake, self._clock, self._accounts.verify)
+
+    def _renew_desk(self, desk: Desk | CollectorDesk, config: Config, settings: ListenerSettings | None) -> None:
+        if isinstance(desk, CollectorDesk):
+            self._collecting.renew(desk, config)
+        else:
+            wiring.renew_desk(desk, config, settings, self._rules)
 
     def _plan_of(self, config: Config, settings: ListenerSettings | None, listening: Listening) -> ListenerPlan:
         return wiring.plan_of(config, settings, listening.desk, lambda: listening.context)
@@ -242,7 +256,7 @@ class Worker:
                 listening.server.close()
         for place, listening in self._listening.items():
             settings = None if place == wiring.LOCAL_PLACE else config.listeners[place]
-            wiring.renew_desk(listening.desk, config, settings, self._rules)
+            self._renew_desk(listening.desk, config, settings)
             listening.context = prepared.contexts.get(place)
             if listening.server is not None:
                 listening.server.plan = self._plan_of(config, settings, listening)
@@ -261,7 +275,8 @@ class Worker:
     async def _relay(self, arguments: dict[str, Any]) -> dict[str, Any]:
         self._rules = with_relay(self._rules, bool(arguments["enabled"]))
         for listening in self._listening.values():
-            listening.desk.rules = self._rules
+            if isinstance(listening.desk, Desk):
+                listening.desk.rules = self._rules
         self._scheduler.rescan()
         return {}
 
@@ -326,6 +341,7 @@ class Worker:
                 spool.flush()
                 spool.close()
             self._resolver.close()
+            self._collecting.close()
         asyncio.get_running_loop().call_soon(self.stopped.set)
         return {}
 
