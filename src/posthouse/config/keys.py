@@ -261,7 +261,7 @@ _ROUTE = Section(
             "The program and its arguments, never a shell. `{local_part}`, `{domain}`, `{forward_path}`, `{reverse_path}` (empty for "
             "notices) and `{queue_id}` are filled in.",
         ),
-        Key("concurrency", "number", "20", "The most connections to one site at a time."),
+        Key("concurrency", "number", "20", "The most connections to one site at a time, over all workers."),
     ),
     is_repeated=True,
 )

@@ -19,8 +19,9 @@ from posthouse.mail.reason import Reason, Slug
 from posthouse.observe import log
 from posthouse.relay.backoff import RetryPlan, is_expired, is_notice_due, wait_after
 from posthouse.relay.directions import Directions, Pathfinder
+from posthouse.relay.lease import Closing, Grant, Leases, Recall, Unshared
 from posthouse.relay.route import NextHop, Route
-from posthouse.relay.site import Parcel, ParcelState, Site
+from posthouse.relay.site import FIRST_WINDOW, Parcel, ParcelState, Site
 from posthouse.spool.api import Clock, ContentMissing, Fate, Retry, Spool, SpoolError, Waiting
 from posthouse.transports.api import Attempt, Transport, Unavailable
 
@@ -53,9 +54,12 @@ class Scheduler:
         clock: Clock,
         bounds: Bounds = DEFAULT_BOUNDS,
         workers: int = 1,
+        leases: Leases | None = None,
     ) -> None:
-        """`workers` share each site's concurrency: every one has its part of it."""
-        self._workers = workers
+        """`workers` share each site: its connections by `leases`, its first window by halves, thirds and so on."""
+        self._leases = leases or Unshared()
+        self._first_window = -(-FIRST_WINDOW // workers)
+        self._routes_seen = 0
         self.spools = spools
         self.pathfinder = pathfinder
         self.retry = retry
@@ -77,6 +81,7 @@ class Scheduler:
         self._overflowing: set[str] = set()
         self._blocked: collections.deque[Site] = collections.deque()
         self._connections = 0
+        self._closed_elsewhere: dict[str, tuple[Closing, float]] = {}
         self._stopping = False
 
     # What comes in.
@@ -178,6 +183,7 @@ class Scheduler:
         parcels = self._lookups.pop(destination, [])
         if isinstance(found, Directions):
             self._directions[destination] = (found, self._clock() + int(found.ttl * 1000))
+            self._renew(found)
             for parcel in parcels:
                 self._push(found, parcel)
             return
@@ -192,8 +198,11 @@ class Scheduler:
             return
         site = self.sites.get(directions.key)
         if site is None:
-            concurrency = -(-directions.route.concurrency // self._workers)
-            site = Site(directions.key, directions.next_hops, concurrency, self)
+            site = Site(directions.key, directions.next_hops, directions.route.concurrency, self, self._first_window)
+            site.limited_by = self._routes_seen
+            closing = self._closed_elsewhere.pop(site.key, None)
+            if closing is not None:
+                self._leave_closed(site, *closing)
             if len(self.sites) >= MOST_SITES:
                 self._forget_idle_sites()
             self.sites[directions.key] = site
@@ -202,6 +211,23 @@ class Scheduler:
             self._postpone(site, [parcel])
         else:
             site.push(parcel)
+
+    def _renew(self, found: Directions) -> None:
+        """What was looked up anew counts for a site that is at work: its hosts' addresses, and the limit of its route.
+
+        Of several routes that lead to one site the strictest counts.
+        """
+        site = self.sites.get(found.key)
+        if site is None:
+            return
+        site.next_hops = found.next_hops
+        concurrency = found.route.concurrency
+        if site.limited_by == self._routes_seen:
+            concurrency = min(concurrency, site.concurrency)
+        site.limited_by = self._routes_seen
+        if concurrency != site.concurrency:
+            site.limit(concurrency)
+            self._leases.limit(site.key, concurrency)
 
     def _forget_idle_sites(self) -> None:
         """Many domains, each mailed once, must not fill memory; a closed site is remembered as long as it is closed."""
@@ -280,12 +306,45 @@ class Scheduler:
             seconds=round(wait),
             waiting=len(site.waiting),
         )
+        self._leases.closed(
+            Closing(site.key, wait, site.failures, why.status, why.reason.slug, why.reason.words, why.remote)
+        )
         parcels = list(site.waiting)
         site.waiting.clear()
         outcome = Deferred(why.status, why.reason, why.remote, why.diagnostic)
         for parcel in parcels:
             if parcel.state is ParcelState.WAITING:
                 self._turn_back(site, parcel, outcome)
+
+    def closed_elsewhere(self, closing: Closing) -> None:
+        """Another worker found that no next hop of a site can be used. Who is connected to it knows better."""
+        until = self._clock() + closing.seconds * 1000
+        site = self.sites.get(closing.site)
+        if site is None:
+            if len(self._closed_elsewhere) >= MOST_SITES:
+                self._closed_elsewhere.clear()  # the worst that follows is an attempt in vain
+            self._closed_elsewhere[closing.site] = (closing, until)
+        elif not site.connections:
+            self._leave_closed(site, closing, until)
+            parcels = [parcel for parcel in site.waiting if parcel.state is ParcelState.WAITING]
+            site.waiting.clear()
+            self._postpone(site, parcels)
+
+    def _leave_closed(self, site: Site, closing: Closing, until: float) -> None:
+        site.closed_until = until
+        site.failures = closing.failures
+        site.last_trouble = Unavailable(Reason(closing.slug, closing.words), closing.status, closing.remote)
+
+    def opened(self, site: Site) -> None:
+        """A site that had failed answers again."""
+        self._leases.opened(site.key)
+
+    def opened_elsewhere(self, key: str) -> None:
+        """Another worker's mail got through to a site that was closed."""
+        self._closed_elsewhere.pop(key, None)
+        site = self.sites.get(key)
+        if site is not None:
+            site.closed_until, site.failures, site.last_trouble = 0.0, 0, None
 
     def _turn_back(self, site: Site, parcel: Parcel, outcome: Deferred) -> None:
         """An attempt that came as far as the closed door. The message is loaded only if its sender is to hear of it."""
@@ -341,12 +400,41 @@ class Scheduler:
             if site not in self._blocked:
                 self._blocked.append(site)
             return False
+        if not self._leases.take(site.key, site.concurrency, site.wanted):
+            return False  # kicked when there is a lease
         self._connections += 1
         return True
 
-    def disconnected(self) -> None:
-        """A connection ended: a site that waited for room gets its turn."""
+    def disconnected(self, site: Site) -> None:
+        """A connection ended: a site that waited for room gets its turn, then the same one."""
         self._connections -= 1
+        self._leases.release(site.key)
+        self._kick_blocked()
+        if site.waiting:
+            site.kick()
+        self._settle_leases(site)
+
+    def granted(self, grant: Grant) -> None:
+        """There are leases for a site: as many connections may be opened."""
+        site = self.sites.get(grant.site)
+        if site is None:
+            self._leases.settle(grant.site, 0)
+            return
+        for _ in range(grant.count):
+            site.kick()
+        self._settle_leases(site)
+
+    def recalled(self, recall: Recall) -> None:
+        """Another worker waits for its part of a site's connections."""
+        site = self.sites.get(recall.site)
+        if site is not None:
+            site.shrink(recall.keep)
+            self._settle_leases(site)
+
+    def _settle_leases(self, site: Site) -> None:
+        self._leases.settle(site.key, site.connections if site in self._blocked else site.wanted)
+
+    def _kick_blocked(self) -> None:
         for _ in range(len(self._blocked)):
             site = self._blocked.popleft()
             if self._connections < self._limit_for(site):
@@ -462,16 +550,19 @@ class Scheduler:
     def reopen(self, destinations: Iterable[str]) -> None:
         """Tries these destinations now, whatever their sites' state."""
         now = self._clock()
-        for destination in destinations:
+        wanted = set(destinations)
+        for site in self.sites.values():
+            if not wanted.isdisjoint(site.destinations):
+                site.closed_until = 0
+        for destination in wanted:
             self._directions.pop(destination, None)
-            for site in self.sites.values():
-                if destination in site.destinations:
-                    site.closed_until = 0
             self.wake(destination, now)
 
     def rescan(self) -> None:
         """Plans all that the spools hold again (after a reload, or when relaying is turned on): new routes apply to old mail."""
         self._directions.clear()
+        self._closed_elsewhere.clear()
+        self._routes_seen += 1
         for parcels in list(self._in_memory.values()):
             for parcel in list(parcels):
                 if parcel.state is ParcelState.WAITING and parcel.destination not in self._lookups:

@@ -87,24 +87,28 @@ class Dispatcher(Protocol):
     def closed(self, site: "Site", why: Unavailable) -> None:
         """No next hop of the site can be used: what waits there is to be tried later."""
 
+    def opened(self, site: "Site") -> None:
+        """A site that had failed answers again."""
+
     def drained(self, site: "Site") -> None:
         """Nothing waits in memory any more; the spool may hold more."""
 
     def may_connect(self, site: "Site") -> bool:
         """One more connection is within the limit of all sites together; if not, the site is kicked when there is room."""
 
-    def disconnected(self) -> None:
-        """A connection of some site has ended."""
+    def disconnected(self, site: "Site") -> None:
+        """A connection of the site has ended: it is kicked if something waits there."""
 
 
 class _Feed:
     """What one connection pulls from its site; it answers for what it has taken."""
 
-    __slots__ = ("_reported", "_site", "taken")
+    __slots__ = ("_reported", "_site", "is_leaving", "taken")
 
     def __init__(self, site: "Site") -> None:
         self._site = site
         self.taken: dict[Attempt, Parcel] = {}
+        self.is_leaving = False
         self._reported = 0
 
     @property
@@ -115,6 +119,8 @@ class _Feed:
     def take(self) -> Attempt | None:
         """See `transports.api.Feed`."""
         site = self._site
+        if self.is_leaving or (site.surplus and self._leaves()):
+            return None
         waiting = site.waiting
         while waiting and not site.is_stopping:
             parcel = waiting.popleft()
@@ -141,7 +147,19 @@ class _Feed:
 
     async def wait(self, seconds: float) -> bool:
         """See `transports.api.Feed`."""
-        return await self._site.wait_for_parcels(seconds)
+        if self._leaves():
+            return False
+        found = await self._site.wait_for_parcels(seconds)
+        return not self._leaves() and found
+
+    def _leaves(self) -> bool:
+        """The site has more connections than it may: this one ends as soon as it has nothing under way."""
+        site = self._site
+        if site.surplus and not self.is_leaving:
+            site.surplus -= 1
+            site.leaving += 1
+            self.is_leaving = True
+        return self.is_leaving
 
     def give_up(self, why: str) -> None:
         """The connection ended without reporting: nobody knows what became of these, so they are tried again."""
@@ -154,18 +172,32 @@ class _Feed:
 class Site:
     """One set of next hops with its waiting parcels and its connections."""
 
-    def __init__(self, key: str, next_hops: tuple[NextHop, ...], concurrency: int, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self,
+        key: str,
+        next_hops: tuple[NextHop, ...],
+        concurrency: int,
+        dispatcher: Dispatcher,
+        first_window: int = FIRST_WINDOW,
+    ) -> None:
         self.key = key
         self.next_hops = next_hops
         self.concurrency = max(1, concurrency)
         self.dispatcher = dispatcher
         self.destinations: set[str] = set()
         self.waiting: collections.deque[Parcel] = collections.deque()
-        self.window = min(FIRST_WINDOW, self.concurrency)
+        self.window = min(first_window, self.concurrency)
         self.closed_until = 0.0
         self.last_trouble: Unavailable | None = None
         self.failures = 0
         self.is_stopping = False
+        self.surplus = 0
+        """Connections that are to end before they take anything more."""
+        self.leaving = 0
+        """Connections that have been told so."""
+        self.limited_by = -1
+        """The scheduler's number for the routes that `concurrency` is from."""
+        self._most = self.concurrency
         self._successes = 0
         self._refused_in_a_row = 0
         self._has_answered = False
@@ -176,6 +208,27 @@ class Site:
     def connections(self) -> int:
         """Connections open or being opened now."""
         return len(self._connections)
+
+    @property
+    def wanted(self) -> int:
+        """How many connections it could use now, those included that it has."""
+        open_now = len(self._connections)
+        if self.is_stopping or not self.waiting:
+            return open_now
+        return min(self.window, max(open_now, -(-len(self.waiting) // PARCELS_PER_CONNECTION)))
+
+    def limit(self, concurrency: int) -> None:
+        """The most connections, from now on; those beyond end."""
+        self.concurrency = max(1, concurrency)
+        self.window = min(self.window, self.concurrency)
+        self.shrink(self.concurrency)
+
+    def shrink(self, most: int) -> None:
+        """Leaves `most` connections: the others end, idle ones now, busy ones when their message is through."""
+        self._most = most
+        self.surplus = max(0, len(self._connections) - self.leaving - most)
+        for future in self._idle[: self.surplus]:  # the one used last comes last
+            _resolve(future)
 
     def push(self, parcel: Parcel) -> None:
         """One more parcel waits."""
@@ -208,6 +261,7 @@ class Site:
         if self.failures:
             self.failures = 0
             self.last_trouble = None
+            self.dispatcher.opened(self)
         if self._successes >= GROWTH and self.window < self.concurrency:
             self._successes = 0
             self.window += 1
@@ -274,6 +328,8 @@ class Site:
                 end = Unavailable(
                     Reason(Slug.NEXT_HOP_LOST, f"an error of our own ended the connection: {error!r}"), "4.3.0"
                 )
+            finally:
+                self.leaving -= feed.is_leaving
             if isinstance(end, Closed) or feed.reported:
                 if isinstance(end, Unavailable):
                     self.window = max(1, self.window - 1)
@@ -294,9 +350,9 @@ class Site:
 
     def _disconnected(self, task: asyncio.Task[None]) -> None:
         self._connections.discard(task)
-        self.dispatcher.disconnected()
-        if self.waiting:
-            self.kick()
+        if self.surplus:
+            self.shrink(self._most)
+        self.dispatcher.disconnected(self)
 
 
 def _resolve(future: "asyncio.Future[bool]") -> None:

@@ -1,7 +1,8 @@
 """JSON lines between the supervisor and a worker, either side asking and answering, over one socket pair.
 
 A request is `{"id": 7, "verb": "prepare", "arguments": {...}}`; its answer `{"id": 7, "result": {...}}` or
-`{"id": 7, "error": "one sentence"}`. Both sides count their own ids. `ping` is answered here, without the handler: an
+`{"id": 7, "error": "one sentence"}`. Both sides count their own ids. `{"tell": "lease", "arguments": {...}}` is answered by
+nothing; what is told is heard in its order, at once. `ping` is answered here, without the handler: an
 answer proves that the other side's event loop turns. A second socket pair beside it carries listening sockets
 (SCM_RIGHTS), since a stream reader would drop them: they are sent before the request that speaks of them.
 """
@@ -18,6 +19,9 @@ from posthouse.observe import log
 
 Handler = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 """Answers a request: verb and arguments in, the result out. ChannelRefusal tells the other side a sentence."""
+
+Heard = Callable[[str, dict[str, Any]], None]
+"""Hears what is told: verb and arguments, in the order in which they were told. It must not block."""
 
 _LONGEST_LINE = (
     256 * 1024 * 1024
@@ -50,6 +54,8 @@ class Channel:
         self._reader = reader
         self._writer = writer
         self._handler = handler
+        self.heard: Heard = _nobody_hears
+        """Set it before the other side may tell anything."""
         self._sockets = sockets
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._last_id = 0
@@ -79,6 +85,11 @@ class Channel:
                 return await answer
         finally:
             self._waiting.pop(request_id, None)
+
+    def tell(self, verb: str, arguments: object) -> None:
+        """Says something that is not answered; lost when nobody is there. `arguments`: a dict or a struct."""
+        if not self.closed.is_set():
+            self._send({"tell": verb, "arguments": arguments})
 
     def send_sockets(self, listening: list[socket.socket]) -> None:
         """Hands open sockets to the other side, ahead of the request that says what they are for. OSError."""
@@ -134,6 +145,12 @@ class Channel:
             self._answering.add(task)
             task.add_done_callback(self._answering.discard)
             return
+        if "tell" in document:
+            try:
+                self.heard(document["tell"], document["arguments"])
+            except Exception as error:  # noqa: BLE001, RUF100 - as in `_answer`
+                log.exception("channel-verb-failed", error, verb=document["tell"])
+            return
         waiting = self._waiting.get(document["id"])
         if waiting is None or waiting.done():
             return  # asked, timed out, answered late
@@ -166,3 +183,8 @@ class Channel:
             self._writer.close()
         if self._sockets is not None:
             self._sockets.close()
+
+
+def _nobody_hears(verb: str, arguments: dict[str, Any]) -> None:
+    del arguments
+    log.error("channel-verb-unknown", verb=verb)

@@ -10,16 +10,17 @@ A worker that does not answer `ping` for a minute hangs; it is killed and restar
 import asyncio
 import contextlib
 import enum
+import functools
 import os
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Protocol
 
 from posthouse.observe import log, metrics
-from posthouse.serve.channel import Channel, ChannelClosed, ChannelRefusal, Handler
+from posthouse.serve.channel import Channel, ChannelClosed, ChannelRefusal
 from posthouse.serve.start import (
     EXIT_BROKEN,
     EXIT_SYNC_FAILED,
@@ -40,6 +41,19 @@ HANG_SECONDS = 60.0
 
 Plan = Callable[[int], tuple[WorkerStart, list[int]]]
 """What worker N is told, as things stand now, and the descriptors it inherits (under the numbers they have here)."""
+
+
+class Owner(Protocol):
+    """Who owns what the workers share; each is known by its number."""
+
+    async def asked(self, worker: int, verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """A worker asks. ChannelRefusal."""
+
+    def heard(self, worker: int, verb: str, arguments: dict[str, Any]) -> None:
+        """A worker tells something."""
+
+    def ended(self, worker: int) -> None:
+        """A worker's process has ended: its sockets are closed."""
 
 
 class FleetError(Exception):
@@ -77,7 +91,7 @@ class Worker:
         """The process, 0 when there is none."""
         return self.process.pid if self.process is not None and self.state is not WorkerState.ENDED else 0
 
-    async def launch(self, told: WorkerStart, descriptors: list[int], handler: Handler) -> None:
+    async def launch(self, told: WorkerStart, descriptors: list[int], owner: Owner) -> None:
         """Starts a process and waits until it accepts mail. FleetError when it doesn't."""
         try:
             ours, theirs = socket.socketpair()
@@ -103,7 +117,8 @@ class Worker:
         finally:
             theirs.close()
             their_sockets.close()
-        self.channel = await Channel.over(ours, handler, our_sockets)
+        self.channel = await Channel.over(ours, functools.partial(owner.asked, self.index), our_sockets)
+        self.channel.heard = functools.partial(owner.heard, self.index)
         try:
             await self.channel.request("start", timeout=READY_SECONDS, **to_arguments(told))
         except ChannelRefusal as refusal:
@@ -150,11 +165,12 @@ class Worker:
 class Fleet:
     """All workers. `failed` is done when the whole server must stop: its result is the exit status."""
 
-    def __init__(self, count: int, plan: Plan, handler: Handler) -> None:
+    def __init__(self, count: int, plan: Plan) -> None:
+        """`owner` is to be set before `start`."""
+        self.owner: Owner
         self.workers = [Worker(index) for index in range(count)]
         self.failed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._plan = plan
-        self._handler = handler
         self._keeping: list[asyncio.Task[None]] = []
         self._stopping = False
         self.retired: metrics.Snapshot = {}
@@ -186,6 +202,12 @@ class Fleet:
                 raise answer
             results.append(answer)
         return results
+
+    def tell(self, number: int, verb: str, arguments: object) -> None:
+        """Tells a worker something, if it is there (one that starts may be at work already)."""
+        channel = self.workers[number].channel
+        if channel is not None:
+            channel.tell(verb, arguments)
 
     def worker_for(self, shard: int) -> Worker:
         """Who works on a spool shard."""
@@ -235,7 +257,11 @@ class Fleet:
 
     async def _launch(self, worker: Worker) -> None:
         told, descriptors = self._plan(worker.index)
-        await worker.launch(told, descriptors, self._handler)
+        try:
+            await worker.launch(told, descriptors, self.owner)
+        except FleetError:
+            self.owner.ended(worker.index)
+            raise
         metrics.workers.inc()
         log.info("worker-ready", worker=worker.index, pid=worker.pid, shards=list(told.shards))
         if self._plan(worker.index)[0] != told:
@@ -246,6 +272,7 @@ class Fleet:
         pause = FIRST_PAUSE
         while True:
             status = await worker.wait()
+            self.owner.ended(worker.index)
             metrics.workers.dec()
             if self._stopping:
                 return

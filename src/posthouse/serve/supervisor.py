@@ -34,6 +34,7 @@ from posthouse.serve.listening import Change, Listening
 from posthouse.serve.notify import notify, notify_reloading, watchdog_seconds
 from posthouse.serve.privileges import Identity, PrivilegeError
 from posthouse.serve.queue_acts import act_on_queue
+from posthouse.serve.shared import Shared
 from posthouse.serve.start import ListenerSocket, Prepare, WorkerStart, to_arguments
 from posthouse.serve.weekly import send_weekly_usage
 
@@ -101,7 +102,8 @@ class Supervisor:
         self._say = say
         self._relay_enabled = data.is_relay_enabled
         self._started_at = time.time()
-        self._fleet = Fleet(self.config.workers, self._plan, self._from_worker)
+        self._fleet = Fleet(self.config.workers, self._plan)
+        self._fleet.owner = self._shared = Shared(self.config.workers, self._fleet.tell)
         self._control = ControlServer(self._act)
         self._endpoint: Endpoint | None = None
         self._changing = asyncio.Lock()
@@ -192,10 +194,6 @@ class Supervisor:
             relay_enabled=self._relay_enabled,
         )
         return told, [*{one.fd for one in listeners}, submit_fd]
-
-    async def _from_worker(self, verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        del arguments
-        raise ChannelRefusal(f"the supervisor knows no {verb}")
 
     async def _start_endpoint(self) -> None:
         """Where there is a socket for it; one that served another address ends."""
@@ -351,6 +349,7 @@ class Supervisor:
             self._endpoint.close()
         self._listening.close()
         await self._fleet.stop(seconds)
+        self._shared.close()
         log.info("stopped")
 
     def _background(self, work: Coroutine[Any, Any, None]) -> None:

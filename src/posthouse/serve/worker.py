@@ -35,6 +35,7 @@ from posthouse.serve.account_file import accounts_path
 from posthouse.serve.accounts import AccountStore
 from posthouse.serve.channel import Channel, ChannelRefusal
 from posthouse.serve.collecting import Collecting
+from posthouse.serve.sharing import Sharing
 from posthouse.serve.start import (
     EXIT_BROKEN,
     EXIT_SYNC_FAILED,
@@ -128,6 +129,7 @@ class Worker:
         config = told.config
         self._rules = wiring.rules_of(config, relay_enabled=told.relay_enabled)
         contexts = wiring.tls_contexts_of(config)
+        self._sharing = Sharing(self.channel, told.workers)
         self._accounts = AccountStore(accounts_path(config))
         self._spools: dict[int, SqliteSpool] = {
             shard: SqliteSpool(
@@ -145,8 +147,15 @@ class Worker:
         retry = wiring.retry_plan_of(config)
         make_transport = wiring.transports_of(config)
         self._scheduler = Scheduler(
-            dict(self._spools), pathfinder, make_transport, retry, self._clock, workers=told.workers
+            dict(self._spools),
+            pathfinder,
+            make_transport,
+            retry,
+            self._clock,
+            workers=told.workers,
+            leases=self._sharing.leases,
         )
+        self._sharing.scheduler = self._scheduler
         self._scheduler.may_leave = self._may_leave
         self._intake = Intake(self._spools[told.shards[0]], self._scheduler, self._clock)
         self._bouncer = Bouncer(config.hostname, self._intake, lambda: self._rules, self._clock)

@@ -1,0 +1,81 @@
+"""What all workers share, at the supervisor: the leases of every site, and what one worker has learnt of a site's trouble.
+
+A worker tells and is told down its channel (`Channel.tell`, in order, unanswered):
+
+    from a worker   lease         relay.lease.Report
+                    site-closed   relay.lease.Closing    the others leave the site alone too
+                    site-opened   site                   it answers again
+    to a worker     grant, recall relay.lease.Grant, Recall
+                    site-closed, site-opened
+
+With one worker nothing of this is ever said.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from posthouse.relay.lease import Lessor, Orders, Report
+from posthouse.serve.channel import ChannelRefusal
+
+Tell = Callable[[int, str, object], None]
+"""Tells a worker, by its number, if it is there."""
+
+
+class Shared:
+    """The supervisor's side."""
+
+    def __init__(self, workers: int, tell: Tell) -> None:
+        self._workers = workers
+        self._tell = tell
+        self._lessor = Lessor()
+        self._timer: asyncio.TimerHandle | None = None
+        self.answers: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {}
+        """Who answers what the workers ask, by verb."""
+
+    def heard(self, worker: int, verb: str, arguments: dict[str, Any]) -> None:
+        """A worker tells something."""
+        match verb:
+            case "lease":
+                report = msgspec.convert(arguments, Report)
+                self._carry_out(self._lessor.report(worker, report, self._now()))
+            case "site-closed" | "site-opened":
+                for other in range(self._workers):
+                    if other != worker:
+                        self._tell(other, verb, arguments)
+            case _:
+                raise ChannelRefusal(f"the supervisor knows no {verb}")
+
+    async def asked(self, worker: int, verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """A worker asks. ChannelRefusal."""
+        del worker
+        if verb in self.answers:
+            return await self.answers[verb](arguments)
+        raise ChannelRefusal(f"the supervisor knows no {verb}")
+
+    def ended(self, worker: int) -> None:
+        """The worker's process has ended, and with it everything that it held: its connections are closed."""
+        self._carry_out(self._lessor.ended(worker, self._now()))
+
+    def close(self) -> None:
+        """The server stops."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _carry_out(self, orders: Orders) -> None:
+        for worker, order in orders:
+            self._tell(worker, type(order).__name__.lower(), order)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        next_at = self._lessor.next_at
+        if next_at < float("inf"):
+            self._timer = asyncio.get_running_loop().call_at(next_at, self._turn_ends)
+
+    def _turn_ends(self) -> None:
+        self._carry_out(self._lessor.due(self._now()))

@@ -1,0 +1,89 @@
+"""Limits that are exact whatever the number of workers: a real server, several workers, counted from outside."""
+
+import contextlib
+import os
+import signal
+import smtplib
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from counting_hop import CountingHop, counting_hop
+from posthouse.serve.control import ask
+from posthouse_server import ADDRESS, Posthouse, configured, quick_retries, route_to
+from serve_fake import until
+
+
+@contextlib.contextmanager
+def relaying_to(hop: CountingHop, workers: int, concurrency: int = 3) -> Iterator[Posthouse]:
+    settings = route_to(f"smtp://{ADDRESS}:{hop.port}", more=f"concurrency = {concurrency}") + quick_retries()
+    with configured(settings, workers=workers) as server, server.serving():
+        yield server
+
+
+def submit(server: Posthouse, subjects: list[str]) -> None:
+    """Each over a connection of its own, which the kernel gives to any worker."""
+    for subject in subjects:
+        with smtplib.SMTP(ADDRESS, server.port, timeout=30) as client:
+            client.sendmail("a@here.test", ["b@there.test"], f"Subject: {subject}\r\n\r\nhello\r\n")
+
+
+def submit_from_many(server: Posthouse, subjects: list[str], clients: int = 8) -> None:
+    threads = [threading.Thread(target=submit, args=(server, subjects[n::clients])) for n in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+
+def workers_of(server: Posthouse) -> dict[int, int]:
+    found = ask(server.data_dir, "status")["workers"]
+    return {one["worker"]: one["pid"] for one in found if one["state"] == "ready"}
+
+
+def test_workers_together_open_no_more_connections_to_a_site_than_its_route_allows() -> None:
+    subjects = [f"message {number}" for number in range(240)]
+    with counting_hop() as hop, relaying_to(hop, workers=3) as server:
+        submit_from_many(server, subjects)
+        until(lambda: len(hop.subjects) == len(subjects), 60)
+        assert sorted(hop.subjects) == sorted(subjects)
+        assert hop.most == 3  # not two, and not the four of a share rounded up
+        assert hop.connections > 30
+
+
+def test_one_connection_goes_round_among_the_workers() -> None:
+    subjects = [f"message {number}" for number in range(60)]
+    with counting_hop(messages=1000, pause=0.02) as hop, relaying_to(hop, workers=3, concurrency=1) as server:
+        submit_from_many(server, subjects)
+        until(lambda: len(hop.subjects) == len(subjects), 60)
+        assert hop.most == 1
+
+
+@pytest.mark.slow
+def test_limit_of_a_site_holds_while_workers_are_killed() -> None:
+    subjects = [f"message {number}" for number in range(400)]
+    with counting_hop(pause=0.02) as hop, relaying_to(hop, workers=3) as server:
+        submit_from_many(server, subjects[:300])
+        for number in range(3):
+            os.kill(workers_of(server)[number], signal.SIGKILL)
+            until(lambda: len(workers_of(server)) == 3)
+        submit_from_many(server, subjects[300:])
+        until(lambda: set(hop.subjects) == set(subjects), 60)  # what was under way may come twice
+        assert hop.most == 3
+
+
+def test_a_reload_changes_how_many_connections_all_workers_open() -> None:
+    subjects = [f"message {number}" for number in range(150)]
+    with counting_hop(pause=0.02) as hop, relaying_to(hop, workers=2, concurrency=6) as server:
+        submit_from_many(server, subjects[:50])
+        until(lambda: len(hop.subjects) == 50, 30)
+        assert hop.most > 2
+        text = server.configuration.read_text()
+        server.configuration.write_text(text.replace("concurrency = 6", "concurrency = 2"))
+        submit_from_many(server, subjects[50:])
+        server.command("reload")
+        until(lambda: hop.alive() <= 2, 20)
+        hop.most = 0
+        until(lambda: len(hop.subjects) == len(subjects), 60)
+        assert hop.most <= 2
