@@ -4,6 +4,7 @@ One small SQLite database beside the spool, written by every worker of the serve
 machine. A rollback journal, not WAL: a reader then needs no right to write, and leaves no file of its own behind.
 """
 
+import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Iterator
@@ -102,6 +103,27 @@ class ReceiptStore:
     def close(self) -> None:
         """Nothing more is recorded."""
         self._database.close()
+
+
+class LocalCollector:
+    """The collector of this machine, asked through its data directory (a CollectorClient)."""
+
+    def __init__(self, domain: str, path: Path) -> None:
+        """`path` is the receipts file; it need not be there yet."""
+        self._domain = domain
+        self._path = path
+
+    @property
+    def domain(self) -> str:
+        """The domain whose mail the collector takes."""
+        return self._domain
+
+    async def receipts(self, test_id: int) -> tuple[Receipt, ...]:
+        """All arrivals of that test so far. CollectorFault."""
+        return await asyncio.to_thread(read_receipts, self._path, test_id)
+
+    async def close(self) -> None:
+        """Nothing is held open."""
 
 
 def read_receipts(path: Path, test_id: int) -> tuple[Receipt, ...]:
