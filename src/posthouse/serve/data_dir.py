@@ -26,6 +26,9 @@ import msgspec
 from posthouse.serve.privileges import Identity
 from posthouse.spool.shard import sync_directory
 
+ECHO_KEY = "echo.key"
+"""The file of the secret behind the nonces for outside tests."""
+
 
 class DataDirError(Exception):
     """The directory can't be used; the text is one sentence with the place and the remedy."""
@@ -74,11 +77,6 @@ class DataDir(msgspec.Struct, frozen=True):
     def set_relay_enabled(self, enabled: bool) -> None:
         """Durable when it returns. OSError."""
         self._write("relay-state", "on\n" if enabled else "off\n")
-
-    @property
-    def echo_key(self) -> Path:
-        """The secret behind the nonces for outside tests."""
-        return self.path / "echo.key"
 
     def set_findings(self, document: str) -> None:
         """What echoes have shown (serve.masking). Durable when it returns. OSError."""

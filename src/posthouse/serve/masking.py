@@ -11,6 +11,7 @@ and another not. Of one nonce only the first echo at a listener counts, so that 
 
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -118,6 +119,11 @@ def read_findings(data_dir: Path) -> Findings:
         ) from error
 
 
+def findings_text(findings: Findings) -> str:
+    """What `read_findings` reads."""
+    return msgspec.json.encode(findings).decode()
+
+
 def findings_at_start(config: Config, data_dir: Path) -> Findings:
     """What holds from the start on. Where the file can't be read every trusted network is suspended: closed when in doubt."""
     try:
@@ -159,8 +165,8 @@ class EchoJudge:
         if echo.heard not in (Heard.AGREES, Heard.DIFFERS) or not self._is_first(listener, echo):
             return False
         found = next((one for one in config.listeners if listener_key(one) == listener), None)
-        if found is None:
-            return False  # gone with a reload
+        if found is None or found.role is not ListenerRole.RELAY:
+            return False  # gone with a reload, or one where networks don't count anyway
         now = time.time()
         if echo.heard is Heard.AGREES:
             agreement = Agreement(listener, echo.held, echo.tester, now)
@@ -186,6 +192,24 @@ class EchoJudge:
             del self._judged[next(iter(self._judged))]
         self._judged[key] = echo.heard
         return True
+
+
+def status_of(findings: Findings) -> dict[str, Any]:
+    """What `relay status` and `check` tell; the keys are public."""
+    return {
+        "suspended": [
+            {
+                "listener": mask.listener,
+                "held": mask.held,
+                "seen": mask.seen,
+                "tester": mask.tester,
+                "seen_at": mask.seen_at,
+                "words": mask.sentence,
+            }
+            for mask in findings.masks
+        ],
+        "echoes": [{**msgspec.structs.asdict(one), "words": one.sentence} for one in findings.agreements],
+    }
 
 
 def note_metrics(findings: Findings, config: Config) -> None:

@@ -29,6 +29,7 @@ from posthouse.serve.answering import ControlRefusal, ControlServer
 from posthouse.serve.channel import ChannelClosed, ChannelRefusal
 from posthouse.serve.data_dir import DataDir, DataDirError, open_data_dir
 from posthouse.serve.descriptors import raise_descriptor_limit
+from posthouse.serve.echoes import Echoes
 from posthouse.serve.fleet import Fleet, FleetError, Worker, WorkerState
 from posthouse.serve.listening import Change, Listening
 from posthouse.serve.notify import notify, notify_reloading, watchdog_seconds
@@ -104,6 +105,8 @@ class Supervisor:
         self._started_at = time.time()
         self._fleet = Fleet(self.config.workers, self._plan)
         self._fleet.owner = self._shared = Shared(self.config.workers, self._fleet.tell)
+        self._echoes = Echoes(data, lambda: self.config, self._suspend_in_workers)
+        self._shared.answers["echo"] = self._echoes.hear
         self._control = ControlServer(self._act)
         self._endpoint: Endpoint | None = None
         self._changing = asyncio.Lock()
@@ -154,6 +157,8 @@ class Supervisor:
             self._say(line)
         for warning in self._admitted.warnings:
             self._say(f"  mind         {warning}")
+        for sentence in self._echoes.sentences:
+            self._say(f"  SUSPENDED    {sentence}")
         if not self._relay_enabled:
             self._say("  relay is OFF: only mail for local domains is taken, until `posthouse relay on`")
         if os.geteuid() == 0:
@@ -163,6 +168,8 @@ class Supervisor:
         """What first sight would have told a person, for whoever reads the log."""
         for warning in self._admitted.warnings:
             log.warning("mind", words=warning)
+        for sentence in self._echoes.sentences:
+            log.warning("networks-suspended", words=sentence)
         if not self._relay_enabled:
             log.warning("relay-off", words="only mail for local domains is taken, until `posthouse relay on`")
         if os.geteuid() == 0:
@@ -192,6 +199,7 @@ class Supervisor:
             listeners=tuple(listeners),
             submit_fd=submit_fd,
             relay_enabled=self._relay_enabled,
+            suspended=self._echoes.suspended,
         )
         return told, [*{one.fd for one in listeners}, submit_fd]
 
@@ -223,7 +231,11 @@ class Supervisor:
                 await self.set_relay(verb == "relay-on")
                 return {"relay": "on" if self._relay_enabled else "off"}
             case "relay-status":
-                return {"relay": "on" if self._relay_enabled else "off"}
+                return {"relay": "on" if self._relay_enabled else "off", **self._echoes.status()}
+            case "relay-trust":
+                return await self._echoes.trust(str(arguments.get("listener", "")))
+            case "echo-nonce":
+                return self._echoes.new_nonce()
             case "metrics":
                 return {"metrics": await self._fleet.snapshot()}
         raise ControlRefusal(f"this server knows no {verb}; is it older than the command?")
@@ -259,6 +271,9 @@ class Supervisor:
             metrics.relay_enabled.set(1 if enabled else 0)
             log.warning("relay-on" if enabled else "relay-off")
             await self._in_every_worker("relay", enabled=enabled)
+
+    async def _suspend_in_workers(self) -> None:
+        await self._in_every_worker("suspend", listeners=list(self._echoes.suspended))
 
     async def _in_every_worker(self, verb: str, **arguments: Any) -> None:
         """A change that has been decided: a worker that can't follow is replaced by one that starts with it."""
@@ -311,7 +326,10 @@ class Supervisor:
         changes = admitted.changes_from(self._admitted)
         self._admitted, self.config = admitted, admitted.config
         self._listening.places = change.places
+        is_lifted = self._echoes.configuration_changed()
         await self._in_every_worker("commit")
+        if is_lifted:
+            await self._suspend_in_workers()
         change.close_unused()
         log.configure(self.config.log.format, self.config.log.level)
         if change.metrics_changes:

@@ -13,6 +13,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -33,8 +34,10 @@ from posthouse.relay.session import Desk
 from posthouse.serve import wiring
 from posthouse.serve.account_file import accounts_path
 from posthouse.serve.accounts import AccountStore
-from posthouse.serve.channel import Channel, ChannelRefusal
+from posthouse.serve.channel import Channel, ChannelClosed, ChannelRefusal
 from posthouse.serve.collecting import Collecting
+from posthouse.serve.data_dir import ECHO_KEY
+from posthouse.serve.masking import listener_key
 from posthouse.serve.sharing import Sharing
 from posthouse.serve.start import (
     EXIT_BROKEN,
@@ -45,6 +48,7 @@ from posthouse.serve.start import (
     prepare_from,
     start_from,
 )
+from posthouse.serve.witness import Witness
 from posthouse.spool.api import SpoolDamaged, SpoolError, SpoolFull
 from posthouse.spool.clock import SteadyClock
 from posthouse.spool.sqlite import SqliteSpool
@@ -94,6 +98,7 @@ class Worker:
             "commit": self._commit,
             "abandon": self._abandon,
             "relay": self._relay,
+            "suspend": self._suspend,
             "stop": self._stop,
             "metrics": self._metrics,
         }
@@ -142,6 +147,7 @@ class Worker:
             )
             for shard in told.shards
         }
+        self._witness = Witness(told.suspended, config.data_dir / ECHO_KEY, self._tell_echo, self._renew_rules)
         self._resolver = wiring.resolver_of(config)
         pathfinder = Pathfinder(wiring.routes_of(config), self._resolver, wiring.ourselves_of(config))
         retry = wiring.retry_plan_of(config)
@@ -200,13 +206,28 @@ class Worker:
     def _desk_for(self, config: Config, settings: ListenerSettings | None) -> Desk | CollectorDesk:
         if settings is not None and settings.role is ListenerRole.COLLECTOR:
             return self._collecting.desk(config, wiring.listener_name(settings))
-        return wiring.desk_of(config, settings, self._rules, self._intake, self._clock, self._accounts.verify)
+        rules = self._rules_for(settings)
+        desk = wiring.desk_of(config, settings, rules, self._intake, self._clock, self._accounts.verify)
+        if settings is not None:
+            desk.witness = partial(self._witness.hear, listener_key(settings))
+        return desk
+
+    def _rules_for(self, settings: ListenerSettings | None) -> Rules:
+        """The rules in force at a listener: with its networks suspended, if an echo has shown that its clients are masked."""
+        return self._rules if settings is None else self._witness.rules_for(listener_key(settings), self._rules)
+
+    def _renew_rules(self) -> None:
+        config = self._told.config if self._told is not None else None
+        for place, listening in self._listening.items():
+            if isinstance(listening.desk, Desk) and config is not None:
+                settings = None if place == wiring.LOCAL_PLACE else config.listeners[place]
+                listening.desk.rules = self._rules_for(settings)
 
     def _renew_desk(self, desk: Desk | CollectorDesk, config: Config, settings: ListenerSettings | None) -> None:
         if isinstance(desk, CollectorDesk):
             self._collecting.renew(desk, config)
         else:
-            wiring.renew_desk(desk, config, settings, self._rules)
+            wiring.renew_desk(desk, config, settings, self._rules_for(settings))
 
     def _plan_of(self, config: Config, settings: ListenerSettings | None, listening: Listening) -> ListenerPlan:
         return wiring.plan_of(config, settings, listening.desk, lambda: listening.context)
@@ -283,11 +304,18 @@ class Worker:
 
     async def _relay(self, arguments: dict[str, Any]) -> dict[str, Any]:
         self._rules = with_relay(self._rules, bool(arguments["enabled"]))
-        for listening in self._listening.values():
-            if isinstance(listening.desk, Desk):
-                listening.desk.rules = self._rules
+        self._renew_rules()
         self._scheduler.rescan()
         return {}
+
+    async def _suspend(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        self._witness.suspend(tuple(arguments["listeners"]))
+        return {}
+
+    async def _tell_echo(self, what: dict[str, Any]) -> dict[str, Any]:
+        if self.channel is None:
+            raise ChannelClosed("this worker has no supervisor")
+        return await self.channel.request("echo", timeout=10.0, **what)
 
     # The queue.
 
