@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from posthouse.relay.lease import TURN_SECONDS, Grant, Lessor, Order, Orders, Recall, Report, Tenant
+from posthouse.relay.lease import TURN_SECONDS, Leased, Lessor, Order, Orders, Recall, Report, Tenant
 
 SITE = "site of there.test"
 
@@ -39,8 +39,8 @@ class Worker:
 
     def hear(self) -> None:
         order = self.to_worker.popleft()
-        if isinstance(order, Grant):
-            self.tenant.granted(order)
+        if isinstance(order, Leased):
+            self.tenant.leased(order)
             self.kick()
         else:
             self.most_open = order.keep if self.tenant.recalled(order) else self.most
@@ -229,7 +229,7 @@ def test_a_site_in_use_costs_no_word() -> None:
     said: list[Report] = []
     tenant = Tenant(said.append)
     assert not tenant.take(SITE, 20, 1)
-    tenant.granted(Grant(SITE, 1))
+    tenant.leased(Leased(SITE, 1))
     assert tenant.take(SITE, 20, 1)
     tenant.settle(SITE, 1)
     assert said == [Report(SITE, 0, 1, 20)]

@@ -1,11 +1,13 @@
 """Limits that are exact whatever the number of workers: a real server, several workers, counted from outside."""
 
+import base64
 import contextlib
 import os
 import signal
 import smtplib
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -87,3 +89,25 @@ def test_a_reload_changes_how_many_connections_all_workers_open() -> None:
         hop.most = 0
         until(lambda: len(hop.subjects) == len(subjects), 60)
         assert hop.most <= 2
+
+
+GUESSER = "127.0.0.9"
+
+
+def log_in(server: Posthouse, login: str, password: str, address: str = GUESSER) -> int:
+    """The reply's code, over a connection of its own."""
+    with smtplib.SMTP(ADDRESS, server.port, timeout=30, source_address=(address, 0)) as client:
+        client.ehlo("client.test")
+        return client.docmd("AUTH PLAIN", base64.b64encode(f"\0{login}\0{password}".encode()).decode())[0]
+
+
+def test_failed_logins_are_counted_over_all_workers() -> None:
+    with configured(route_to(f"smtp://{ADDRESS}:9"), workers=3) as server:
+        server.command("user", "add", "jane", "--password-stdin", stdin="correct horse\n")
+        with server.serving(), ThreadPoolExecutor(6) as clients:
+            codes = list(clients.map(lambda n: log_in(server, "jane", f"guess {n}"), range(40)))
+            assert codes.count(535) == 10  # by whichever worker
+            assert codes.count(454) == 30
+            assert log_in(server, "jane", "correct horse") == 454
+            codes = list(clients.map(lambda _: log_in(server, "jane", "correct horse", "127.0.0.8"), range(30)))
+            assert codes == [235] * 30  # more than ten at once, all of them right

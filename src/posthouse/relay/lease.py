@@ -6,7 +6,7 @@ as the connection lives, and gives it back with the connection's end. A connecti
 busy site costs no word between them.
 
     worker      Report(given, wanted)   gives back so many, wants to hold so many in all
-    supervisor  Grant(count)            so many more
+    supervisor  Leased(count)            so many more
                 Recall(keep)            hold no more than so many: end connections, idle ones first, once their message is through
 
 A lease is free again only when it was given back, or when the process that held it has ended and the kernel has closed its
@@ -39,7 +39,7 @@ class Report(msgspec.Struct, frozen=True):
     most: int
 
 
-class Grant(msgspec.Struct, frozen=True):
+class Leased(msgspec.Struct, frozen=True):
     """`count` leases more."""
 
     site: str
@@ -65,7 +65,7 @@ class Closing(msgspec.Struct, frozen=True):
     remote: str = ""
 
 
-Order = Grant | Recall
+Order = Leased | Recall
 Orders = list[tuple[int, Order]]
 """Each for one worker, by its number."""
 
@@ -185,10 +185,10 @@ class Tenant:
         """See `Leases`."""
         self._spread(site)
 
-    def granted(self, grant: Grant) -> None:
+    def leased(self, leased: Leased) -> None:
         """More leases: the site is to be kicked, then settled, since what it does not need goes back."""
-        mine = self._sites.setdefault(grant.site, _Held(grant.count))
-        mine.held += grant.count
+        mine = self._sites.setdefault(leased.site, _Held(leased.count))
+        mine.held += leased.count
 
     def recalled(self, recall: Recall) -> bool:
         """Whether there is anything to give back: what is not in use goes with the next `settle`."""
@@ -345,7 +345,7 @@ class Lessor:
         if not ledger.most:
             del self._sites[site]
             return []
-        orders: Orders = [(worker, Grant(site, count)) for worker, count in ledger.grant(now).items()]
+        orders: Orders = [(worker, Leased(site, count)) for worker, count in ledger.grant(now).items()]
         if ledger.wanted or ledger.limit < sum(ledger.held.values()):
             recalls, look_again = ledger.recall(now)
             orders += [(worker, Recall(site, keep)) for worker, keep in recalls.items()]

@@ -19,7 +19,7 @@ from posthouse.mail.reason import Reason, Slug
 from posthouse.observe import log
 from posthouse.relay.backoff import RetryPlan, is_expired, is_notice_due, wait_after
 from posthouse.relay.directions import Directions, Pathfinder
-from posthouse.relay.lease import Closing, Grant, Leases, Recall, Unshared
+from posthouse.relay.lease import Closing, Leased, Leases, Recall, Unshared
 from posthouse.relay.route import NextHop, Route
 from posthouse.relay.site import FIRST_WINDOW, Parcel, ParcelState, Site
 from posthouse.spool.api import Clock, ContentMissing, Fate, Retry, Spool, SpoolError, Waiting
@@ -414,13 +414,13 @@ class Scheduler:
             site.kick()
         self._settle_leases(site)
 
-    def granted(self, grant: Grant) -> None:
+    def leased(self, leased: Leased) -> None:
         """There are leases for a site: as many connections may be opened."""
-        site = self.sites.get(grant.site)
+        site = self.sites.get(leased.site)
         if site is None:
-            self._leases.settle(grant.site, 0)
+            self._leases.settle(leased.site, 0)
             return
-        for _ in range(grant.count):
+        for _ in range(leased.count):
             site.kick()
         self._settle_leases(site)
 

@@ -535,7 +535,7 @@ class Session:
         elif verified.retry_after > 0:
             metrics.logins.inc("throttled")
             log.warning("login-throttled", client=self._client_text, login=event.login)
-            words = f"Too many failed logins from your address; try again in {verified.retry_after:.0f} s"
+            words = f"Too many failed logins; try again in {verified.retry_after:.0f} s"
             self._line.answer(Reply(454, "4.7.0", (words,)))
         elif verified.is_right:
             self._login = event.login

@@ -1,6 +1,6 @@
 """Is this login who it says? Asked by sessions; answered off the event loop, without telling a guesser anything.
 
-Failures are counted for the client's address before a password is hashed, so that guessing costs us nothing; a login
+Failures are counted (policy.logins) before a password is hashed, so that guessing costs us nothing; a login
 that does not exist takes as long as one that does; a login that was right a moment ago is not hashed again.
 """
 
@@ -19,17 +19,17 @@ from pathlib import Path
 import argon2
 
 from posthouse.observe import log
-from posthouse.policy.limits import Allowance, Limiter, limit_key
+from posthouse.policy.limits import limit_key
+from posthouse.policy.logins import LoginTry, Verdict
 from posthouse.relay.session import Verified
 from posthouse.serve.account_file import HASHER, LONGEST_PASSWORD, AccountError, AccountFile
-
-FAILURES = Allowance(burst=10, per_second=1 / 60)
-"""Failed logins from one address: ten at once, then one a minute."""
+from posthouse.serve.logins import CannotAsk, LoginDoor, OwnDoor
 
 HASHING_AT_ONCE = 2
 """Passwords hashed at a time by one worker (there is one a core): 19 MiB of memory each."""
 
 _WAITING_MOST = 64  # logins that wait for a thread; more are asked to come back
+_COUNTED_LETTERS = 200  # of an account's name: what guessers make up must not fill memory
 _REMEMBERED_SECONDS = 30.0
 _REMEMBERED_MOST = 10_000
 _TOO_MANY = Verified(is_right=False, unavailable="Too many logins are being checked; try again in a minute")
@@ -41,13 +41,13 @@ _RIGHT = Verified(is_right=True)
 class AccountStore:
     """The accounts of a file, verified. A change of the file counts from the next login on; no reload is needed.
 
-    `clock` is in seconds and does not go back.
+    `clock` is in seconds and does not go back. `door` counts the failures, of this worker alone unless one is given.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic, door: LoginDoor | None = None) -> None:
         self._file = AccountFile(path)
         self._clock = clock
-        self._failures = Limiter(FAILURES)
+        self._door = door or OwnDoor(clock)
         self._threads = ThreadPoolExecutor(HASHING_AT_ONCE, thread_name_prefix="login")
         self._reading = threading.Lock()
         self._accounts: dict[str, str] = {}
@@ -59,28 +59,36 @@ class AccountStore:
 
     async def verify(self, login: str, password: str, client: str) -> Verified:
         """Whether `password` is `login`'s; `client` is the address that asks, "" on the local socket. Never raises for an answer."""
-        now = self._clock()
-        key = limit_key(ip_address(client)) if client else "local"
-        wait = self._failures.seconds_until(key, now)
-        if wait > 0:
-            return Verified(is_right=False, retry_after=wait)
         if self._waiting >= _WAITING_MOST:
             return _TOO_MANY
-        self._failures.charge(key, now)  # before hashing: many tries at once must not slip through
+        account = login.lower()
+        one = LoginTry(limit_key(ip_address(client)) if client else "local", account[:_COUNTED_LETTERS])
         self._waiting += 1
         try:
-            loop = asyncio.get_running_loop()
-            is_right = await loop.run_in_executor(self._threads, self._is_right, login.lower(), password)
-        except AccountError as error:
-            log.error("accounts-unreadable", words=str(error))
-            self._failures.charge(key, now, -1.0)
+            number, wait = await self._door.begin(one)
+            if wait > 0:
+                return Verified(is_right=False, retry_after=wait)
+            return await self._look(number, account, password)
+        except CannotAsk as error:
+            log.error("logins-uncounted", words=str(error))
             return _UNREADABLE
         finally:
             self._waiting -= 1
-        if not is_right:
-            return _WRONG
-        self._failures.charge(key, now, -1.0)
-        return _RIGHT
+
+    async def _look(self, number: int, account: str, password: str) -> Verified:
+        """Looks at a password that may be looked at, and tells the door what came of it."""
+        verdict = Verdict.WRONG  # for whoever does not wait for the answer, too
+        try:
+            loop = asyncio.get_running_loop()
+            if await loop.run_in_executor(self._threads, self._is_right, account, password):
+                verdict = Verdict.RIGHT
+        except AccountError as error:
+            log.error("accounts-unreadable", words=str(error))
+            verdict = Verdict.VOID
+            return _UNREADABLE
+        finally:
+            self._door.end(number, verdict)
+        return _RIGHT if verdict is Verdict.RIGHT else _WRONG
 
     def close(self) -> None:
         """Ends the threads."""

@@ -1,24 +1,29 @@
-"""What all workers share, at the supervisor: the leases of every site, and what one worker has learnt of a site's trouble.
+"""What all workers share, at the supervisor: the leases of every site, what one worker has learnt of a site's trouble, and
+how many logins have failed.
 
 A worker tells and is told down its channel (`Channel.tell`, in order, unanswered):
 
     from a worker   lease         relay.lease.Report
                     site-closed   relay.lease.Closing    the others leave the site alone too
                     site-opened   site                   it answers again
-    to a worker     grant, recall relay.lease.Grant, Recall
+                    login-end     number, verdict        (login-begin is asked: number, address, account; answered: wait)
+    to a worker     leased, recall relay.lease.Leased, Recall
                     site-closed, site-opened
 
 With one worker nothing of this is ever said.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 
+from posthouse.policy.logins import LoginTry, Verdict
 from posthouse.relay.lease import Lessor, Orders, Report
 from posthouse.serve.channel import ChannelRefusal
+from posthouse.serve.logins import Logins
 
 Tell = Callable[[int, str, object], None]
 """Tells a worker, by its number, if it is there."""
@@ -31,6 +36,7 @@ class Shared:
         self._workers = workers
         self._tell = tell
         self._lessor = Lessor()
+        self._logins = Logins(time.monotonic)
         self._timer: asyncio.TimerHandle | None = None
         self.answers: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {}
         """Who answers what the workers ask, by verb."""
@@ -45,12 +51,16 @@ class Shared:
                 for other in range(self._workers):
                     if other != worker:
                         self._tell(other, verb, arguments)
+            case "login-end":
+                self._logins.end(worker, int(arguments["number"]), Verdict(arguments["verdict"]))
             case _:
                 raise ChannelRefusal(f"the supervisor knows no {verb}")
 
     async def asked(self, worker: int, verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """A worker asks. ChannelRefusal."""
-        del worker
+        if verb == "login-begin":
+            one = LoginTry(str(arguments["address"]), str(arguments["account"]))
+            return {"wait": await self._logins.begin(worker, int(arguments["number"]), one)}
         if verb in self.answers:
             return await self.answers[verb](arguments)
         raise ChannelRefusal(f"the supervisor knows no {verb}")
@@ -58,6 +68,7 @@ class Shared:
     def ended(self, worker: int) -> None:
         """The worker's process has ended, and with it everything that it held: its connections are closed."""
         self._carry_out(self._lessor.ended(worker, self._now()))
+        self._logins.ended(worker)
 
     def close(self) -> None:
         """The server stops."""

@@ -4,9 +4,10 @@ from typing import Any
 
 import msgspec
 
-from posthouse.relay.lease import Closing, Grant, Leases, Recall, Report, Tenant, Unshared
+from posthouse.relay.lease import Closing, Leased, Leases, Recall, Report, Tenant, Unshared
 from posthouse.relay.scheduler import Scheduler
 from posthouse.serve.channel import Channel
+from posthouse.serve.logins import SharedDoor
 
 
 class Sharing:
@@ -16,6 +17,7 @@ class Sharing:
         self.scheduler: Scheduler | None = None
         self._channel = channel
         self._tenant = Tenant(self._report, self._spread)
+        self.login_door = SharedDoor(channel) if channel is not None and workers > 1 else None
         self.leases: Leases = self._tenant if channel is not None and workers > 1 else Unshared()
         if channel is not None:
             channel.heard = self.hear
@@ -26,10 +28,10 @@ class Sharing:
         if scheduler is None:
             return  # nothing has been asked for yet
         match verb:
-            case "grant":
-                grant = msgspec.convert(arguments, Grant)
-                self._tenant.granted(grant)
-                scheduler.granted(grant)
+            case "leased":
+                leased = msgspec.convert(arguments, Leased)
+                self._tenant.leased(leased)
+                scheduler.leased(leased)
             case "recall":
                 recall = msgspec.convert(arguments, Recall)
                 if self._tenant.recalled(recall):

@@ -135,7 +135,7 @@ class Worker:
         self._rules = wiring.rules_of(config, relay_enabled=told.relay_enabled)
         contexts = wiring.tls_contexts_of(config)
         self._sharing = Sharing(self.channel, told.workers)
-        self._accounts = AccountStore(accounts_path(config))
+        self._accounts = AccountStore(accounts_path(config), door=self._sharing.login_door)
         self._spools: dict[int, SqliteSpool] = {
             shard: SqliteSpool(
                 wiring.shard_directory(config, shard),
