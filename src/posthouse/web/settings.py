@@ -1,0 +1,26 @@
+"""How the service is set up; `serve` fills this from the configuration."""
+
+import msgspec
+
+SUBMISSION_PORTS = (25, 465, 587, 2525)
+
+
+class WebSettings(msgspec.Struct, frozen=True):
+    """`name` is the host name of the tester, `contact` who answers for it. `ports` of a host are tested.
+
+    `proxies` are networks whose X-Forwarded-For is believed. `at_once` tests run, `queue` more may wait; an address may be
+    tested `per_address` times an hour, all together `in_all`. A result is kept for `keep` seconds. `url` is where the world
+    finds the service ("https://relaytest.example.net"), "" when each request's own Host is good enough.
+    """
+
+    name: str
+    contact: str = ""
+    url: str = ""
+    version: str = ""
+    ports: tuple[int, ...] = SUBMISSION_PORTS
+    proxies: tuple[str, ...] = ()
+    at_once: int = 8
+    queue: int = 200
+    per_address: int = 10
+    in_all: int = 600
+    keep: float = 7 * 86400.0
