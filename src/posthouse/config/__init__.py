@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         RouteSettings,
         TesterSettings,
         TlsSettings,
+        WebSettings,
     )
     from posthouse.config.side_files import check_files, find_exposed, read_password, read_recipients
     from posthouse.smtp.content import LineEndings
@@ -70,6 +71,7 @@ _HOMES = {
         "RouteSettings",
         "TesterSettings",
         "TlsSettings",
+        "WebSettings",
     ),
     "side_files": (
         "check_files",
@@ -109,6 +111,7 @@ __all__ = [
     "RouteSettings",
     "TesterSettings",
     "TlsSettings",
+    "WebSettings",
     "check_consistency",
     "check_files",
     "default_config",

@@ -27,7 +27,6 @@ class Section(msgspec.Struct, frozen=True):
 
 LATER_SECTIONS = {
     "dns": "the blocklist's DNS server",
-    "web": "the console and public pages",
     "watch": "the outside relay test",
 }
 LATER_ROLES = ("trap",)
@@ -83,6 +82,7 @@ _TOP = Section(
         Key("metrics", "section", "off", "See [metrics]."),
         Key("collector", "section", "none", "See [collector]."),
         Key("tester", "section", "", "See [tester]."),
+        Key("web", "section", "off", "See [web]."),
     ),
 )
 
@@ -449,6 +449,49 @@ _TESTER = Section(
     ),
 )
 
+_WEB = Section(
+    "The relay test as a service, in a browser and by calling (docs/relay-test-service.md). Without this section nothing of it runs.",
+    (
+        Key(
+            "listen",
+            "address:port",
+            "required",
+            'Where pages are served over HTTP: "127.0.0.1:8025". TLS is for a proxy in front.',
+        ),
+        Key(
+            "call_listen",
+            "address:port",
+            "off",
+            "A bare TCP port: whoever connects is tested and sees the dialogue (`nc HOST PORT`). It takes no PROXY header.",
+        ),
+        Key(
+            "url",
+            "URL",
+            "the host that each request names",
+            "Where the world finds the service, for links in what it prints: `https://relaytest.example.net`.",
+        ),
+        Key("ports", "numbers", "[25, 465, 587, 2525]", "The ports of a host that are tested."),
+        Key(
+            "proxies",
+            "addresses or networks",
+            "none",
+            "Proxies of yours in front, whose X-Forwarded-For is believed. Requests that any other proxy passed on are not tested.",
+        ),
+        Key("at_once", "number", "8", "Tests under way at the same time; others wait."),
+        Key("queue", "number", "200", "Tests that may wait; 503 beyond."),
+        Key("tests_per_address", "number", "10", "Tests of one address (IPv6: one /64) in an hour; 429 beyond."),
+        Key("tests_in_all", "number", "600", "Tests in an hour in all."),
+        Key("keep", "time", "7d", "How long results are kept."),
+        Key(
+            "private_hosts",
+            "true or false",
+            "false",
+            "true: a visitor who shows control of a host name may have it tested at a private or loopback address too, for a "
+            "service inside a network. Calling from such an address needs no permission.",
+        ),
+    ),
+)
+
 SECTIONS: dict[str, Section] = {
     "": _TOP,
     "listener": _LISTENER,
@@ -466,5 +509,6 @@ SECTIONS: dict[str, Section] = {
     "metrics": _METRICS,
     "collector": _COLLECTOR,
     "tester": _TESTER,
+    "web": _WEB,
 }
 """Every section by its name; "a.b" is the inline table `b` of section `a`."""

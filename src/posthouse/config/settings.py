@@ -171,6 +171,27 @@ class TesterSettings(msgspec.Struct, frozen=True):
     tests_per_day: int = 1000
 
 
+class WebSettings(msgspec.Struct, frozen=True):
+    """[web]. Port 0 lets the kernel choose; `is_on` and `is_call_on` say whether there is a listener at all. `keep` is seconds,
+    rates are tests an hour."""
+
+    host: str = ""
+    port: int = 0
+    is_on: bool = False
+    call_host: str = ""
+    call_port: int = 0
+    is_call_on: bool = False
+    url: str = ""
+    ports: tuple[int, ...] = (25, 465, 587, 2525)
+    proxies: tuple[str, ...] = ()
+    at_once: int = 8
+    queue: int = 200
+    tests_per_address: int = 10
+    tests_in_all: int = 600
+    keep: float = 7 * 86400.0
+    private_hosts: bool = False
+
+
 class Config(msgspec.Struct, frozen=True):
     """A whole configuration, checked. `source` is the file, None for the embedded default."""
 
@@ -191,6 +212,7 @@ class Config(msgspec.Struct, frozen=True):
     metrics: MetricsSettings = MetricsSettings()
     collector: CollectorSettings = CollectorSettings()
     tester: TesterSettings = TesterSettings()
+    web: WebSettings = WebSettings()
     accounts: Path | None = None
     user: str = ""
 

@@ -1,10 +1,10 @@
-"""What belongs to the relay test: [collector], [tester], and the bounds of a lab listener."""
+"""What belongs to the relay test: [collector], [tester], [web], and the bounds of a lab listener."""
 
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from posthouse.config import values
-from posthouse.config.settings import CollectorSettings, LabSettings, ListenerRole, TesterSettings
+from posthouse.config.settings import CollectorSettings, LabSettings, ListenerRole, TesterSettings, WebSettings
 from posthouse.config.table import Table
 from posthouse.policy.lab import LabFault, check_destination, check_network
 from posthouse.policy.networks import parse_network
@@ -89,6 +89,35 @@ def read_tester(table: Table | None, directory: Path) -> TesterSettings:
         do_not_test_file=table.take("do_not_test_file", values.path_in(directory), None),
         tests_per_target=table.take("tests_per_target", values.whole(1, 1000), default.tests_per_target),
         tests_per_day=table.take("tests_per_day", values.whole(1, 100_000), default.tests_per_day),
+    )
+
+
+def read_web(table: Table | None) -> WebSettings:
+    """[web]."""
+    default = WebSettings()
+    if table is None:
+        return default
+    host, port = table.need("listen", values.endpoint(least_port=0))
+    call = table.take("call_listen", values.endpoint(least_port=0), None)
+    call_host, call_port = call or ("", 0)
+    if call and port and call == (host, port):
+        raise table.fault("call_listen", "is the same as `listen`; HTTP and bare calls need a port each")
+    return WebSettings(
+        host=host,
+        port=port,
+        is_on=True,
+        call_host=call_host,
+        call_port=call_port,
+        is_call_on=call is not None,
+        url=table.take("url", _http_url, "").rstrip("/"),
+        ports=table.take("ports", values.list_of(values.whole(1, 65_535)), default.ports) or default.ports,
+        proxies=table.take("proxies", values.list_of(values.network), ()),
+        at_once=table.take("at_once", values.whole(1, 100), default.at_once),
+        queue=table.take("queue", values.whole(1, 10_000), default.queue),
+        tests_per_address=table.take("tests_per_address", values.whole(1, 100_000), default.tests_per_address),
+        tests_in_all=table.take("tests_in_all", values.whole(1, 1_000_000), default.tests_in_all),
+        keep=table.take("keep", values.duration, default.keep),
+        private_hosts=table.take("private_hosts", values.boolean, default.private_hosts),
     )
 
 
