@@ -122,11 +122,13 @@ def _can_make_a_mount_namespace() -> bool:
 
 
 def opensmtpd_command(directory: Path, *arguments: str) -> list[str]:
-    """Runs smtpd where /var/spool, /var/lib and /run are the test's own."""
+    """Runs smtpd where /var/spool, /var/lib and /run are the test's own, and which knows no name server."""
     for name in ("spool", "lib/opensmtpd/empty", "run"):
         (directory / name).mkdir(parents=True, exist_ok=True)
     mounts = [(directory / "spool", "/var/spool"), (directory / "lib", "/var/lib"), (directory / "run", "/run")]
     mounts.append((Path(program("opensmtpd", "usr/libexec")), "/usr/libexec"))
+    (directory / "resolv.conf").write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
+    mounts.append((directory / "resolv.conf", "/etc/resolv.conf"))
     lines = [f"mount --bind {shlex.quote(str(source))} {target}" for source, target in mounts]
     lines.append(f"exec {shlex.join([program('opensmtpd', 'usr/sbin/smtpd'), *arguments])}")
     return ["unshare", "--mount", "sh", "-e", "-c", "\n".join(lines)]
