@@ -133,6 +133,14 @@ class Resolver:
         """The AAAA records of a name."""
         return await self._lookup(name, dns.rdatatype.AAAA)
 
+    async def texts(self, name: str) -> Lookup[str]:
+        """The TXT records of a name, the strings of each joined; octets that are no UTF-8 are replaced."""
+        return await self._lookup(name, dns.rdatatype.TXT)
+
+    async def host_names(self, address: IPv4Address | IPv6Address) -> Lookup[str]:
+        """The names that the owner of an address gives it (PTR, RFC 1035 3.5), lower case, without a trailing dot."""
+        return await self._lookup(address.reverse_pointer, dns.rdatatype.PTR)
+
     def close(self) -> None:
         """Ends the questions under way; who waits for one is cancelled."""
         for task in self._asking.values():
@@ -246,6 +254,10 @@ def _records(rrset: Any, kind: dns.rdatatype.RdataType) -> tuple[Any, ...]:
             return tuple(IPv4Address(rdata.address) for rdata in rrset)
         case dns.rdatatype.AAAA:
             return tuple(IPv6Address(rdata.address) for rdata in rrset)
+        case dns.rdatatype.TXT:
+            return tuple(b"".join(rdata.strings).decode("utf-8", "replace") for rdata in rrset)
+        case dns.rdatatype.PTR:
+            return tuple(rdata.target.to_text(omit_final_dot=True).lower() for rdata in rrset)
         case _:
             return tuple(
                 MailExchange(rdata.preference, rdata.exchange.to_text(omit_final_dot=True).lower().removesuffix("."))

@@ -26,6 +26,7 @@ from posthouse.serve.account_file import AccountError, AccountFile, accounts_pat
 from posthouse.serve.changes import setting_changes
 from posthouse.serve.closure import examine
 from posthouse.serve.rules import check_labs, rules_of
+from posthouse.serve.testing import never_tested
 from posthouse.tester.token import KeyFault, load_key
 
 
@@ -78,6 +79,7 @@ def check_surroundings(config: Config) -> list[str]:
             load_key(config.tester.key_file)
         except KeyFault as fault:
             raise ConfigError(str(fault)) from fault
+    never_tested(config)
     found = find_exposed(config)
     try:
         AccountFile(accounts_path(config)).read()
