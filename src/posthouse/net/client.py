@@ -131,6 +131,17 @@ class ClientChannel(asyncio.Protocol):
         """Nothing more can be said or heard."""
         return self._lost is not None
 
+    @property
+    def local_address(self) -> str:
+        """The address we come from; "" on a Unix socket."""
+        name = self._transport.get_extra_info("sockname")
+        return str(name[0]) if isinstance(name, tuple) else ""
+
+    @property
+    def certificate(self) -> bytes:
+        """The server's certificate in DER, whatever it is worth; b"" without TLS."""
+        return self._tls.peer_certificate if self._tls is not None else b""
+
     # --- asyncio's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

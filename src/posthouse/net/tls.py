@@ -6,6 +6,7 @@ is plaintext any more, whatever arrives (the fault of Exim's CVE-2026-45185).
 """
 
 import ssl
+import warnings
 from pathlib import Path
 
 _RECORD = 16384  # a TLS record holds at most 2^14 octets of plaintext (RFC 8446 5.1)
@@ -94,6 +95,11 @@ class TlsLayer:
         cipher = self._object.cipher()
         return f"{self._object.version()} {cipher[0]}" if self.is_handshake_done and cipher else ""
 
+    @property
+    def peer_certificate(self) -> bytes:
+        """The peer's certificate in DER; b"" when it showed none, or has not yet."""
+        return (self._object.getpeercert(binary_form=True) or b"") if self.is_handshake_done else b""
+
     def _shake_hands(self) -> None:
         try:
             self._object.do_handshake()
@@ -181,6 +187,19 @@ def client_context(*, verify: bool, ca_file: Path | None = None) -> ssl.SSLConte
             context.load_verify_locations(ca_file)
     except (ssl.SSLError, OSError) as error:
         raise TlsError(f"The authorities in {ca_file} cannot be read: {_describe(error)}.") from error
+    return context
+
+
+def lenient_context() -> ssl.SSLContext:
+    """A context for looking, never for mail: any version, cipher and certificate that OpenSSL still knows."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # TLS 1.0 is what some hosts that need a test speak
+        context.minimum_version = ssl.TLSVersion.TLSv1
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.options |= ssl.OP_LEGACY_SERVER_CONNECT if hasattr(ssl, "OP_LEGACY_SERVER_CONNECT") else 0
     return context
 
 

@@ -263,6 +263,18 @@ class ClientConnection:
         self._out.append(line + b"\r\n")
         self._asked.append(Asked.VERBATIM)
 
+    def raw(self, octets: bytes, replies: int = 1) -> None:
+        """Any octets, as they are, for probes that are wrong on purpose; `replies` answers are awaited for them.
+
+        Nothing is checked, so nothing but a test may call this: whoever relays a mail must not.
+        """
+        if self.state is _BROKEN:
+            return
+        if self.state is not _OPEN:
+            raise LocalProtocolError(f"no octets can be written in state {self.state.value}")
+        self._out.append(octets)
+        self._asked.extend([_VERBATIM] * replies)
+
     # --- content, after 354
 
     def content(self, pieces: list[bytes] | tuple[bytes, ...], dots: DotForm) -> None:

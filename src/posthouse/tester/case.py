@@ -119,6 +119,26 @@ class Case(msgspec.Struct, frozen=True):
         """It can't share a session with others: what it says first, or last, would change theirs."""
         return self.way in _OWN_SESSION or self.hello != TESTER_HELLO
 
+    @property
+    def is_odd_before_rcpt(self) -> bool:
+        """What it says before RCPT is already what makes it a case."""
+        return self.has_own_session or self.reverse_path != _TESTER or bool(self.parameters)
+
+    @property
+    def names_third_party_plainly(self) -> bool:
+        """Its recipient is the third party as anybody would write it."""
+        return self.forward_path == _THIRD_PARTY
+
+    @property
+    def may_be_local(self) -> bool:
+        """Read to the letter (RFC 5321 2.3.11) its recipient is a mailbox of the host's own, with an odd name."""
+        return self.forward_path.endswith(_OWN_DOMAINS) and not self.names_third_party_plainly
+
+    @property
+    def ends_at_rcpt(self) -> bool:
+        """A mailbox of the host's own that carries no token: once it is accepted, no content could tell more."""
+        return self.right is Right.LOCAL and "{third" not in self.forward_path and not self.notice
+
     def mail_line(self, names: Names) -> bytes:
         """The MAIL command, without its CRLF."""
         return f"MAIL FROM:{names.fill(self.reverse_path)}{names.fill(self.parameters)}".encode()
@@ -131,8 +151,19 @@ class Case(msgspec.Struct, frozen=True):
 TESTER_HELLO = "{tester_name}"
 _TESTER = "<{tester}>"
 _THIRD_PARTY = "<{third_party}>"
+_OWN_DOMAINS = ("@{target_domain}>", "@{target_name}>", "@[{target_address}]>", "@localhost>", "@[127.0.0.1]>")
 _OWN_SESSION = frozenset(
-    {Way.HELO, Way.NO_HELLO, Way.XCLIENT, Way.PROXY_V1, Way.PROXY_V2, Way.SMUGGLED, Way.REFUSED_AUTH, Way.SECOND_EHLO}
+    {
+        Way.HELO,
+        Way.NO_HELLO,
+        Way.STARTTLS,
+        Way.XCLIENT,
+        Way.PROXY_V1,
+        Way.PROXY_V2,
+        Way.SMUGGLED,
+        Way.REFUSED_AUTH,
+        Way.SECOND_EHLO,
+    }
 )
 
 
@@ -261,8 +292,8 @@ CASES: tuple[Case, ...] = (
     _recipient(514, "tab in the recipient", "<{third_party}\t@{target_domain}>", _SPELT),
     _recipient(515, "NUL between recipient and target", "<postmaster@{target_domain}\0@{third_domain}>", "the other way round"),
     Case(516, "recipient with SMTPUTF8", _TESTER, "<{third_local}@{third_domain}>", TESTER_HELLO, Way.SEPARATE, "servers that skip their checks for mail by RFC 6531", Right.REFUSED, " SMTPUTF8", offered="SMTPUTF8"),
-    Case(517, "percent hack with SMTPUTF8", _TESTER, "<{third_local}％{third_domain}@{target_domain}>", TESTER_HELLO, Way.SEPARATE, "servers that make a full-width % plain after their checks (NFKC)", Right.REFUSED, " SMTPUTF8", offered="SMTPUTF8"),
-    _recipient(518, "UTF-8 without SMTPUTF8", "<{third_local}％{third_domain}@{target_domain}>", "the same, unasked"),
+    Case(517, "percent hack with SMTPUTF8", _TESTER, "<{third_local}％{third_domain}@{target_domain}>", TESTER_HELLO, Way.SEPARATE, "servers that make a full-width % plain after their checks (NFKC); else a local part like any other", Right.LOCAL, " SMTPUTF8", offered="SMTPUTF8"),
+    _recipient(518, "UTF-8 without SMTPUTF8", "<{third_local}％{third_domain}@{target_domain}>", "the same, unasked", Right.LOCAL),
     # Mailboxes of the host's own
     _recipient(601, "postmaster without a domain", "<postmaster>", "to be accepted; gateways that passed it on to a domain of the sender's", Right.LOCAL),
     _recipient(602, "postmaster at localhost", "<postmaster@localhost>", "an address of the host, or of nobody", Right.LOCAL),

@@ -80,60 +80,92 @@ class Refusal(enum.StrEnum):
 
     RELAYING = "relaying"
     """This case: because it would be relaying, or in words that say nothing else."""
-    TESTER = "tester"
-    """The tester's address, name or reverse-path, or everybody for now: another client may get another answer."""
+    CLIENT = "client"
+    """The tester's address, or everybody for now: another client may get another answer."""
+    SENDER = "sender"
+    """The reverse-path, or what else stands in MAIL."""
+    HELLO = "hello"
+    """The name in EHLO."""
     DOMAIN = "domain"
     """The third party's domain, which can't be looked up."""
     LATER = "later"
     """Nothing yet: try again."""
 
 
-_relaying = re.compile(
-    r"relay|not (?:permitted|allowed|local|authori[sz]ed)|authenticat|auth required|log ?in first"
-    r"|invalid recipient|we do not accept mail for|don'?t accept mail for|not one of (?:my|our)|rcpthosts|no such domain here",
-    re.IGNORECASE,
-).search
-_tester = re.compile(
-    r"blocked using|black ?list|block ?list|dnsbl|\brbl\b|spamhaus|spamcop|reputation|is listed|banned|dynamic ip|generic"
-    r"|helo command rejected|ehlo command rejected|bad helo|invalid helo|sender address rejected|sender verify|unable to verify sender"
-    r"|client host rejected|cannot find your (?:reverse )?host|reverse dns|ptr record|\bspf\b|access denied - |too many connections"
-    r"|too many (?:errors|bad|concurrent)",
-    re.IGNORECASE,
-).search
-_domain = re.compile(
-    r"domain (?:not found|of recipient|does not (?:exist|accept))|recipient address rejected: .*domain|host (?:not found|unknown)"
-    r"|unrouteable|unroutable|null ?mx|no such domain\b(?! here)|cannot resolve|name server",
-    re.IGNORECASE,
-).search
-_later = re.compile(r"gr[ae]y ?list|try again|please retry|come back later|temporar", re.IGNORECASE).search
-_TESTER_CODES = frozenset({"5.1.7", "5.1.8", "4.1.7", "4.1.8", "5.7.25", "5.7.26", "5.7.27", "5.7.23", "4.7.25"})
-_DOMAIN_CODES = frozenset({"5.1.2", "4.1.2", "5.1.10", "5.4.4", "4.4.4"})
+def _words(*patterns: str) -> re.Pattern[str]:
+    return re.compile("|".join(patterns), re.IGNORECASE)
+
+
+_RELAYING = _words(
+    r"relay",
+    r"not (?:permitted|allowed|authori[sz]ed)",
+    r"authenticat|authentification|auth required|log ?in first",
+    r"(?:don'?t|do not) accept mail for",
+    r"not one of (?:my|our)|rcpthosts",
+)
+_HELLO = _words(r"\b(?:helo|ehlo)\b.*(?:reject|invalid|bad|forg|denied|refus)", r"(?:bad|invalid|forged) (?:helo|ehlo)")
+_SENDER = _words(r"sender address rejected", r"sender verif", r"verify (?:the )?sender", r"\bspf\b", r"\bdmarc\b")
+_CLIENT = _words(
+    r"blocked using|black ?list|block ?list|dnsbl|\brbls?\b|spamhaus|spamcop|reputation|\blisted\b|banned|dynamic ip",
+    r"client host rejected|cannot find your|reverse dns|\bptr\b|your (?:ip|host|address|network)",
+    r"too many (?:connections|concurrent|sessions|errors|bad|syntax|unknown|nonmail|commands|unrecogni[sz]ed)",
+    r"service (?:currently )?(?:unavailable|not available)",
+)
+_DOMAIN = _words(
+    r"domain (?:not found|of recipient|does not (?:exist|accept))",
+    r"host (?:not found|unknown)|unrouteable|unroutable|null ?mx|cannot resolve|all relevant mx",
+)
+_LATER = _words(
+    r"gr[ae]y ?list", r"try (?:again|later)|retry|come back", r"temporar", r"insufficient|out of (?:space|memory)"
+)
+_CODES = {
+    Refusal.SENDER: frozenset({"5.1.7", "5.1.8", "4.1.7", "4.1.8", "5.7.23", "5.7.26"}),
+    Refusal.CLIENT: frozenset({"5.7.25", "4.7.25", "5.7.27"}),
+    Refusal.DOMAIN: frozenset({"5.1.2", "4.1.2", "5.1.10", "5.4.4", "4.4.4"}),
+}
+_BEFORE_MAIL = frozenset({Stage.CONNECT, Stage.GREETING, Stage.TLS})
 
 
 def read_refusal(reply: Reply, stage: Stage) -> Refusal:
     """What a 4yz or 5yz at that stage refuses.
 
-    At RCPT a server says what it won't do; before that it has not heard the recipient, so it refuses the tester. Postfix's
-    usual answer to strangers is a 454 that says "Relay access denied": transient by its number, and a refusal by its words.
+    At RCPT a server says what it won't do; before that it has not heard the recipient, so it refuses something else.
+    Postfix's usual answer to strangers is a 454 that says "Relay access denied": transient by its number, and a refusal by
+    its words.
     """
-    text = reply.text
-    if stage in (Stage.CONNECT, Stage.GREETING, Stage.TLS) or _tester(text) or reply.enhanced in _TESTER_CODES:
-        return Refusal.TESTER
+    for refusal, words in ((Refusal.HELLO, _HELLO), (Refusal.SENDER, _SENDER), (Refusal.CLIENT, _CLIENT)):
+        if words.search(reply.text) or reply.enhanced in _CODES.get(refusal, ()):
+            return refusal
+    if stage in _BEFORE_MAIL:
+        return Refusal.LATER if reply.is_transient else Refusal.CLIENT
     if reply.code == 421:
         return Refusal.LATER
-    if reply.enhanced in _DOMAIN_CODES or _domain(text):
-        return Refusal.DOMAIN
-    if reply.is_transient:
-        return Refusal.RELAYING if _relaying(text) and not _later(text) else Refusal.LATER
-    return Refusal.RELAYING
+    says_relaying = bool(_RELAYING.search(reply.text)) or reply.code == 530  # RFC 4954 6: authentication required
+    if reply.is_transient and (not says_relaying or _LATER.search(reply.text)):
+        return Refusal.DOMAIN if _is_about_domain(reply) else Refusal.LATER
+    if says_relaying:
+        return Refusal.RELAYING
+    if stage is Stage.HELLO:
+        return Refusal.HELLO
+    if stage is Stage.MAIL:
+        return Refusal.SENDER
+    return Refusal.DOMAIN if _is_about_domain(reply) else Refusal.RELAYING
+
+
+def _is_about_domain(reply: Reply) -> bool:
+    return reply.enhanced in _CODES[Refusal.DOMAIN] or _DOMAIN.search(reply.text) is not None
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What a host answered to a case: how far it came, the reply there, and what a negative reply refuses."""
+    """What a host answered to a case: how far it came, the reply there, and what a negative reply refuses.
+
+    `is_local`: what it accepted is the mail around a smuggled case, to a mailbox of its own.
+    """
 
     stage: Stage
     reply: Reply
     refusal: Refusal = Refusal.RELAYING
+    is_local: bool = False
 
 
 class Evidence(msgspec.Struct, frozen=True):
@@ -156,36 +188,50 @@ def judge_case(case: Case, answer: Answer, evidence: Evidence = NO_COLLECTOR) ->
         return CaseVerdict.BOUNCED
     if answer.reply.is_positive:
         return _judge_accepted(case, answer, evidence)
-    if answer.refusal is Refusal.RELAYING:
-        return CaseVerdict.REFUSED
-    if answer.refusal is Refusal.DOMAIN and case.right is Right.LOCAL:
-        return CaseVerdict.REFUSED
-    return CaseVerdict.UNKNOWN
+    return CaseVerdict.REFUSED if _is_refusal_of(case, answer.refusal) else CaseVerdict.UNKNOWN
+
+
+def _is_refusal_of(case: Case, refusal: Refusal) -> bool:
+    """What the host refuses is what makes this case one. The plain case is refused as relaying, or not at all."""
+    match refusal:
+        case Refusal.RELAYING:
+            return True
+        case Refusal.SENDER | Refusal.HELLO:
+            return case.is_odd_before_rcpt
+        case Refusal.DOMAIN:
+            return not case.names_third_party_plainly
+        case _:
+            return False
 
 
 def _judge_accepted(case: Case, answer: Answer, evidence: Evidence) -> CaseVerdict:
+    if answer.is_local or (case.right is Right.LOCAL and answer.stage in (Stage.RCPT, Stage.CONTENT)):
+        return CaseVerdict.LOCAL
     if answer.stage is not Stage.CONTENT:
         return CaseVerdict.UNKNOWN  # a positive reply after which nothing more could be said
-    if case.right is Right.LOCAL:
-        return CaseVerdict.LOCAL
     if not evidence.is_asked:
         return CaseVerdict.ACCEPTED
     return CaseVerdict.NOT_DELIVERED if evidence.is_known else CaseVerdict.UNKNOWN
 
 
-PROOF_OF_OPEN = frozenset({CaseVerdict.RELAYED, CaseVerdict.ACCEPTED})
-NO_PROOF = frozenset({CaseVerdict.UNKNOWN, CaseVerdict.NOT_DELIVERED})
+NO_PROOF = frozenset({CaseVerdict.UNKNOWN, CaseVerdict.NOT_DELIVERED, CaseVerdict.ACCEPTED})
 
 
 def judge_host(cases: Sequence[Case], verdicts: Iterable[tuple[int, CaseVerdict]]) -> HostVerdict:
     """Open when one case proves it; closed when every case that can be said to the host was answered as its row asks.
 
     `verdicts` are case numbers and verdicts; a case without one makes "closed" impossible, and so does a test in which
-    nothing at all was refused.
+    nothing at all was refused. Without a collector, odd mailboxes of the host's own prove nothing where the host has taken
+    mail for a mailbox that can't exist: it takes any.
     """
     found = dict(verdicts)
-    if not PROOF_OF_OPEN.isdisjoint(found.values()):
+    takes_any = any(case.notice and found.get(case.number) in _TAKEN for case in cases)
+    proving = [found[case.number] for case in cases if case.number in found and not (takes_any and case.may_be_local)]
+    if CaseVerdict.RELAYED in found.values() or CaseVerdict.ACCEPTED in proving:
         return HostVerdict.OPEN
     if any(case.number not in found for case in cases) or not NO_PROOF.isdisjoint(found.values()):
         return HostVerdict.UNKNOWN
     return HostVerdict.CLOSED if CaseVerdict.REFUSED in found.values() else HostVerdict.UNKNOWN
+
+
+_TAKEN = frozenset({CaseVerdict.LOCAL, CaseVerdict.BOUNCED})

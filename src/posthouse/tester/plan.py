@@ -1,0 +1,72 @@
+"""Which cases the next session says: pure, and told the time.
+
+Servers bear few errors of one client: Postfix slows down after ten and hangs up after twenty, Exim hangs up after three
+errors of syntax or ten commands that send no mail. A refused case is such an error. So a session says few cases, and fewer
+still where the host has shown to bear less; what is spread over many short sessions costs no waiting.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from posthouse.tester.case import Case
+
+MOST_ATTEMPTS = 5
+"""How often a case is said, greylisting apart."""
+
+
+class Pending:
+    """A case that has no answer yet. `lost` counts sessions that ended under it, `deferred` the answers that said "later"."""
+
+    __slots__ = ("case", "deferred", "lost", "not_before")
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.lost = 0
+        self.deferred = 0
+        self.not_before = 0.0
+
+    @property
+    def is_alone(self) -> bool:
+        """It gets a session for itself: it needs one, or one ended under it."""
+        return self.case.has_own_session or self.lost > 0
+
+
+class Plan:
+    """What is still to be said. `errors_borne`: refusals that one session may gather; `most` bounds its cases."""
+
+    def __init__(self, cases: Iterable[Case], errors_borne: int, most: int = 20) -> None:
+        self.errors_borne = errors_borne
+        self.most = most
+        self._waiting = [Pending(case) for case in cases]
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def take(self, now: float) -> Sequence[Pending]:
+        """The cases of one session: one that needs it for itself, or up to `most` others. Empty when none is due."""
+        due = [pending for pending in self._waiting if pending.not_before <= now]
+        if not due:
+            return ()
+        batch = due[:1] if due[0].is_alone else [pending for pending in due if not pending.is_alone][: self.most]
+        for pending in batch:
+            self._waiting.remove(pending)
+        return batch
+
+    def put_back(self, pending: Iterable[Pending], not_before: float = 0.0) -> None:
+        """Not said, or to be said again, in front of the others; not before that time."""
+        returned = list(pending)
+        for one in returned:
+            one.not_before = not_before
+        self._waiting[:0] = returned
+
+    def drain(self) -> Sequence[Pending]:
+        """All that is left, taken out: time is over."""
+        left, self._waiting = self._waiting, []
+        return left
+
+    def next_due(self) -> float | None:
+        """When the next case may be said; None when there is none."""
+        return min((pending.not_before for pending in self._waiting), default=None)
+
+    def bear_less(self, errors: int) -> None:
+        """The host ended or slowed a session after so many errors."""
+        self.errors_borne = max(1, min(self.errors_borne, errors))

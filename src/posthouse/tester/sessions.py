@@ -1,0 +1,448 @@
+"""The sessions of one test: which are open, what each says, and what is learned from how the host takes it.
+
+A host that hangs up, slows down or says "later" has not answered the case; it is said again, later or in a session of its own,
+as often as makes sense. A host with which no session gets anywhere is given up, in words.
+"""
+
+import asyncio
+import contextlib
+import re
+import secrets
+import ssl
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from posthouse.net.client import Endpoint, Loss, PeerLost
+from posthouse.smtp.reply import Reply
+from posthouse.tester import echo
+from posthouse.tester.case import Case, Names, Way
+from posthouse.tester.certificate import note_tls
+from posthouse.tester.dialogue import Approach, Dialogue, Patience, open_dialogue
+from posthouse.tester.event import EventKind, ProbeEvent
+from posthouse.tester.message import Tester, probe_message
+from posthouse.tester.plan import Pending, Plan
+from posthouse.tester.report import SessionTranscript, Target, TlsNoted
+from posthouse.tester.token import Purpose, Token, TokenKey, mint
+from posthouse.tester.verdict import Answer, Refusal, Stage, read_refusal
+from posthouse.tester.ways import NotOffered, Said, proxy_header, say
+
+TOKEN_SECONDS = 3 * 86400.0
+"""How long a probe may be on its way."""
+
+MOST_LOST = 3
+"""So many sessions may end under a case."""
+MOST_FRUITLESS = 5
+"""So many sessions on end without one answer, and the host is given up."""
+SYNTAX_ERRORS = 3
+"""Exim hangs up at the next (smtp_max_synprot_errors)."""
+MOST_SESSIONS = 16
+SLOW_SECONDS = 0.8
+
+_BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0)
+_DEFERRALS = (5.0, 15.0, 30.0, 60.0, 120.0, 300.0)
+_ODD_DEFERRALS = 2
+"""So often one case is said again that alone is deferred: an error of the host's, not a greylist."""
+_syntax = re.compile(r"syntax|unrecogni|command|sequence|brackets?|malformed", re.IGNORECASE).search
+_hint = re.compile(r"\b(\d{1,4}) ?(s|sec|seconds?|min|minutes?|m)\b|\b(\d\d?):(\d\d):(\d\d)\b", re.IGNORECASE).search
+_host_name = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+").match
+_NO_HELLO = frozenset({Way.HELO, Way.NO_HELLO, Way.PROXY_V1, Way.PROXY_V2})
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """A case that will not be said again. `answer` is None where there was none; `words` then say why, and `is_tried` whether
+    it was said at all or can't be said to this host."""
+
+    case: Case
+    answer: Answer | None
+    words: str = ""
+    is_tried: bool = True
+    session: int = -1
+    seconds: float = 0.0
+    attempts: int = 0
+    said: tuple[str, ...] = ()
+
+
+class SessionSettings(msgspec.Struct, frozen=True):
+    """How sessions are held. `ends_at` is the deadline on the monotonic clock, `began` the zero of all times told."""
+
+    tester: Tester
+    tester_local: str
+    tester_domain: str
+    third_party: str
+    test_id: int
+    key: TokenKey | None
+    source_address: str
+    patience: Patience
+    at_once: int
+    errors_borne: int
+    nonce: str
+    implicit_tls: ssl.SSLContext | None
+    began: float
+    ends_at: float
+
+
+class Sessions:
+    """Says all cases of `plan` to `target`; `settled` fills as it goes."""
+
+    def __init__(
+        self,
+        target: Target,
+        cases: Sequence[Case],
+        settings: SessionSettings,
+        on_event: Callable[[ProbeEvent], None],
+        on_settled: Callable[[Settled], None],
+    ) -> None:
+        self.transcripts: list[SessionTranscript] = []
+        self.banner = ""
+        self.hello_reply: Reply | None = None
+        self.offers: tuple[str, ...] = ()
+        self.hello_name = settings.tester.name
+        self.tls = TlsNoted("unknown")
+        self.doubts: list[str] = []
+        self.given_up = ""
+        """Why nothing more is tried; "" while there is hope."""
+        self._target = target
+        self._settings = settings
+        self._on_event = on_event
+        self._on_settled = on_settled
+        self._plan = Plan(cases, settings.errors_borne)
+        self._at_once = settings.at_once
+        self._open = 0
+        self._numbers = 0
+        self._fruitless = 0
+        self._answered = 0
+        self._tokens: dict[int, str] = {}
+        self._changed = asyncio.Event()
+
+    # --- working through the plan
+
+    async def say_all(self) -> None:
+        """Until all is settled, or the deadline has come."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(asyncio.get_running_loop().time() + self._left()):
+                await self._work_alone()
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(self._at_once):
+                        group.create_task(self._work())
+        for pending in self._plan.drain():
+            self._settle(Settled(pending.case, None, self.given_up or "time was over"))
+
+    async def _work_alone(self) -> None:
+        """Until the first session has brought an answer: who is there, and how does it take it?"""
+        while not self.given_up and not self._answered and len(self._plan):
+            if not await self._next_session():
+                await self._wait()
+
+    async def _work(self) -> None:
+        while not self.given_up and (len(self._plan) or self._open):
+            if self._open >= self._at_once or not await self._next_session():
+                await self._wait()
+        self._changed.set()
+
+    async def _next_session(self) -> bool:
+        """One session, if there is anything to say now."""
+        batch = self._plan.take(time.monotonic())
+        if not batch:
+            return False
+        self._open += 1
+        try:
+            await self._hold_session(batch)
+        finally:
+            self._open -= 1
+            self._changed.set()
+        return True
+
+    async def _wait(self) -> None:
+        """Until a session has ended, or the next case is due."""
+        due = self._plan.next_due()
+        seconds = self._left() if due is None else max(0.0, due - time.monotonic())
+        self._changed.clear()
+        if not self._open and seconds > 1:
+            self._tell(EventKind.WAITING, line="the host asked to come back later", seconds=seconds)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds + 0.01):
+                await self._changed.wait()
+
+    # --- one session
+
+    async def _hold_session(self, batch: Sequence[Pending]) -> None:
+        number, self._numbers = self._numbers, self._numbers + 1
+        started_at = time.time()
+        self._tell(EventKind.SESSION_OPENED, number)
+        left = list(batch)
+        dialogue: Dialogue | None = None
+        try:
+            dialogue = await self._open_dialogue(number, batch[0].case)
+            if await self._greet(dialogue, number, left):
+                await self._say_batch(dialogue, number, left)
+        except PeerLost as lost:
+            self._lost_early(left, lost)
+        finally:
+            self._plan.put_back(left, max((one.not_before for one in left), default=0.0))
+            if dialogue is not None:
+                await self._end(dialogue, number, started_at)
+            self._tell(EventKind.SESSION_CLOSED, number)
+
+    async def _open_dialogue(self, number: int, case: Case) -> Dialogue:
+        settings, target = self._settings, self._target
+        name = target.name if _host_name(target.name) else ""
+        approach = Approach(
+            Endpoint(name, target.address, target.port),
+            settings.source_address,
+            settings.patience,
+            settings.implicit_tls,
+        )
+        first = proxy_header(case.way, target.address, target.port)
+        return await open_dialogue(
+            approach, self._left(), settings.began, lambda line: self._tell(EventKind.LINE, number, line), first
+        )
+
+    async def _greet(self, dialogue: Dialogue, number: int, left: list[Pending]) -> bool:
+        """The greeting and EHLO; True when the cases may be said."""
+        case = left[0].case
+        reply = await dialogue.greet()
+        self.banner = self.banner or reply.text
+        if reply.code >= 400:
+            self._turned_away(left, reply, Stage.GREETING, number)
+            return False
+        if self.hello_name == self._settings.tester.name and self._settings.nonce:
+            self.hello_name = self._echo_name(dialogue.channel.local_address)
+        if case.way in _NO_HELLO:
+            return True
+        reply = await dialogue.hello(self._names(case, dialogue).fill(case.hello))
+        if reply.code < 300:
+            self._note_hello(dialogue, reply)
+            return True
+        if case.is_odd_before_rcpt:
+            self._settle_case(
+                left.pop(0), Answer(Stage.HELLO, reply, read_refusal(reply, Stage.HELLO)), number, 0.0, ()
+            )
+        else:
+            self._turned_away(left, reply, Stage.HELLO, number)
+        return False
+
+    async def _say_batch(self, dialogue: Dialogue, number: int, left: list[Pending]) -> None:
+        """Says cases while the host bears it; those that have no answer stay in `left`."""
+        errors = syntax = 0
+        quickest = float("inf")
+        while left and errors < self._plan.errors_borne and syntax < SYNTAX_ERRORS and not dialogue.is_lost:
+            pending = left[0]
+            said = self._make_ready(pending.case, dialogue)
+            began = time.monotonic()
+            try:
+                outcome = await say(dialogue, said)
+            except PeerLost as lost:
+                self._lost_under(left.pop(0), lost, errors, number)
+                return
+            seconds = time.monotonic() - began
+            left.pop(0)
+            if isinstance(outcome, NotOffered):
+                self._settle(Settled(pending.case, None, outcome.words, is_tried=False, session=number))
+                continue
+            self._note_tls(dialogue, pending.case)
+            if not self._take_answer(pending, outcome, errors, number, seconds, said):
+                return
+            self._fruitless = 0
+            self._answered += 1
+            if outcome.reply.code >= 400:
+                errors += 1
+                syntax += _is_about_syntax(outcome.reply)
+            if errors > 1 and seconds > SLOW_SECONDS and seconds > 3 * quickest:
+                self._plan.bear_less(errors - 1)  # the host has begun to slow down
+                return
+            quickest = min(quickest, seconds)
+
+    def _take_answer(
+        self, pending: Pending, answer: Answer, errors: int, number: int, seconds: float, said: Said
+    ) -> bool:
+        """Settles the case, or has it said again; False when the session is over."""
+        lines = (said.mail, said.rcpt)
+        reply = answer.reply
+        if reply.code == 421 or (answer.refusal is Refusal.CLIENT and reply.code >= 400 and errors):
+            # The host has had enough of this session; it is no answer to the case.
+            self._again(pending, f"the host ended the session: {reply}", errors, number, answer)
+            return False
+        if reply.is_transient and answer.refusal is Refusal.LATER:
+            self._defer(pending, answer, number, seconds, lines)
+        else:
+            self._settle_case(pending, answer, number, seconds, lines)
+        return True
+
+    async def _end(self, dialogue: Dialogue, number: int, started_at: float) -> None:
+        try:
+            await dialogue.quit()
+        finally:
+            dialogue.abort()
+            self.transcripts.append(SessionTranscript(number, started_at, dialogue.transcript.finished()))
+
+    # --- what is learned
+
+    def _lost_early(self, left: Sequence[Pending], lost: PeerLost) -> None:
+        """The session ended before a case was said."""
+        self._no_session(
+            left, f"the host {lost.words}", is_hopeless=lost.loss is Loss.NOT_REACHED and not self._answered
+        )
+
+    def _turned_away(self, left: list[Pending], reply: Reply, stage: Stage, number: int) -> None:
+        """The host does not talk to us, or not now. For a case that begins before the greeting, that is the answer."""
+        if left[0].case.way in (Way.PROXY_V1, Way.PROXY_V2):
+            self._settle_case(left.pop(0), Answer(stage, reply, Refusal.RELAYING), number, 0.0, ())
+            return
+        words = f"the host turned the tester away: {reply}"
+        self._no_session(left, words, is_hopeless=reply.is_permanent and not self._answered)
+
+    def _no_session(self, left: Sequence[Pending], words: str, *, is_hopeless: bool) -> None:
+        if left and left[0].case.has_own_session and left[0].case.is_odd_before_rcpt and self._answered:
+            left[0].lost += 1
+        self._fruitless += 1
+        if is_hopeless or self._fruitless > MOST_FRUITLESS:
+            self.given_up = words
+            return
+        # Too many sessions at once, perhaps: fewer from now on, and not at once.
+        self._at_once = max(1, min(self._at_once, self._open - 1))
+        wait = _BACKOFF[min(self._fruitless, len(_BACKOFF)) - 1]
+        for pending in left:
+            pending.not_before = time.monotonic() + wait
+
+    def _lost_under(self, pending: Pending, lost: PeerLost, errors: int, number: int) -> None:
+        if pending.case.way in (Way.PROXY_V1, Way.PROXY_V2) and lost.loss in (Loss.CLOSED, Loss.BROKEN):
+            answer = Answer(Stage.HELLO, Reply(0, "", (lost.words,)), Refusal.RELAYING)
+            self._settle(Settled(pending.case, answer, f"the host {lost.words}", session=number, attempts=1))
+            return
+        self._again(pending, f"the host {lost.words}", errors, number, None)
+
+    def _again(self, pending: Pending, words: str, errors: int, number: int, answer: Answer | None) -> None:
+        """The session ended under the case."""
+        if errors:
+            self._plan.bear_less(errors - 1)
+        else:
+            self._fruitless += 1
+        pending.lost += 1
+        if pending.lost >= MOST_LOST:
+            self._settle(Settled(pending.case, answer, words, session=number, attempts=pending.lost + pending.deferred))
+        else:
+            self._plan.put_back([pending], time.monotonic() + _BACKOFF[pending.lost - 1] * (not errors))
+        if self._fruitless > MOST_FRUITLESS and not self._answered:
+            self.given_up = words
+
+    def _defer(self, pending: Pending, answer: Answer, number: int, seconds: float, lines: tuple[bytes, ...]) -> None:
+        pending.deferred += 1
+        wait = _wait_asked(answer.reply) or _DEFERRALS[min(pending.deferred, len(_DEFERRALS)) - 1]
+        is_patient = pending.deferred <= _ODD_DEFERRALS or "list" in answer.reply.text.lower()
+        if wait < self._left() and is_patient:
+            self._plan.put_back([pending], time.monotonic() + wait)
+        else:
+            self._settle_case(pending, answer, number, seconds, lines)
+
+    def _note_hello(self, dialogue: Dialogue, reply: Reply) -> None:
+        if self.hello_reply is None:
+            self.hello_reply = reply
+            self.offers = reply.lines[1:40]
+            state = "offered" if dialogue.offers.starttls else "not-offered"
+            self.tls = TlsNoted(state)
+            self._note_implicit_tls(dialogue)
+            if dialogue.slowest_seconds > 2 * SLOW_SECONDS:  # a tarpit for everybody: more sessions wait side by side
+                self._at_once = MOST_SESSIONS
+
+    def _note_implicit_tls(self, dialogue: Dialogue) -> None:
+        if self._settings.implicit_tls is not None:
+            self.tls = note_tls("implicit", dialogue.channel.tls_description, dialogue.channel.certificate)
+
+    def _note_tls(self, dialogue: Dialogue, case: Case) -> None:
+        if case.way is Way.STARTTLS:
+            self.tls = note_tls("offered", dialogue.channel.tls_description, dialogue.channel.certificate)
+
+    # --- names and words
+
+    def _make_ready(self, case: Case, dialogue: Dialogue) -> Said:
+        settings = self._settings
+        names = self._names(case, dialogue)
+        message = probe_message(case, names, settings.tester, str(self._target), settings.test_id, time.time())
+        return Said(case, names, message)
+
+    def _names(self, case: Case, dialogue: Dialogue) -> Names:
+        settings, target = self._settings, self._target
+        name = self._target_name(dialogue)
+        domain = target.domain or (name.partition(".")[2] if name.count(".") > 1 else name)
+        third_local, _, third_domain = settings.third_party.rpartition("@")
+        return Names(
+            target_domain=domain,
+            target_name=name,
+            target_address=f"IPv6:{target.address}" if ":" in target.address else target.address,
+            third_local=self._token(case, Purpose.BOUNCE if case.notice else Purpose.PROBE) or third_local,
+            third_domain=third_domain,
+            tester_local=self._tester_local(case, third_domain) or settings.tester_local,
+            tester_domain=settings.tester_domain,
+            tester_name=self.hello_name,
+        )
+
+    def _target_name(self, dialogue: Dialogue) -> str:
+        """What the host is called: by the user, by itself, or by nobody."""
+        if _host_name(self._target.name) and self._target.name != self._target.address:
+            return self._target.name
+        for reply in (dialogue.hello_reply, dialogue.greeting):
+            found = _host_name(reply.text) if reply is not None else None
+            if found:
+                return found.group()
+        return "localhost"
+
+    def _tester_local(self, case: Case, third_domain: str) -> str:
+        """Notices about a probe come to the collector too, where the tester's own mail does."""
+        return self._token(case, Purpose.BOUNCE) if self._settings.tester_domain == third_domain else ""
+
+    def _token(self, case: Case, purpose: Purpose) -> str:
+        settings = self._settings
+        if settings.key is None:
+            return ""
+        slot = case.number * 8 + purpose
+        if slot not in self._tokens:
+            token = Token(purpose, settings.test_id, case.number, time.time() + TOKEN_SECONDS)
+            self._tokens[slot] = mint(settings.key, token)
+        return self._tokens[slot]
+
+    def _echo_name(self, local_address: str) -> str:
+        settings = self._settings
+        if not echo.may_vouch(local_address, self._target.address):
+            self.doubts.append(
+                "the tester has a private address, so the address that the host saw could not be compared"
+            )
+            return settings.tester.name
+        return echo.hello_name(settings.nonce, local_address, settings.tester.name)
+
+    def _settle_case(
+        self, pending: Pending, answer: Answer, number: int, seconds: float, lines: Sequence[bytes]
+    ) -> None:
+        attempts = 1 + pending.lost + max(0, pending.deferred - (answer.refusal is Refusal.LATER))
+        said = tuple(line.decode("utf-8", "backslashreplace") for line in lines)
+        self._settle(Settled(pending.case, answer, "", True, number, round(seconds, 4), attempts, said))
+
+    def _settle(self, settled: Settled) -> None:
+        self._on_settled(settled)
+
+    def _tell(self, kind: EventKind, session: int = -1, line: str = "", seconds: float = 0.0) -> None:
+        self._on_event(ProbeEvent(kind, time.monotonic() - self._settings.began, session, line, None, seconds))
+
+    def _left(self) -> float:
+        return max(0.0, self._settings.ends_at - time.monotonic())
+
+
+def _is_about_syntax(reply: Reply) -> bool:
+    return reply.code in (500, 501, 502, 503, 504, 555) or bool(_syntax(reply.text))
+
+
+def _wait_asked(reply: Reply) -> float:
+    """Seconds that a reply names to come back after; 0 when it names none."""
+    found = _hint(reply.text)
+    if not found:
+        return 0.0
+    number, unit, hours, minutes, seconds = found.groups()
+    if number is None:
+        return 3600.0 * int(hours) + 60.0 * int(minutes) + int(seconds) + 1
+    return int(number) * (60.0 if unit.lower().startswith("m") else 1.0) + 1
+
+
+def new_local_part() -> str:
+    """A local part that nobody has."""
+    return f"relay-test-{secrets.token_hex(4)}"
