@@ -1,9 +1,12 @@
 """The collector as `posthouse serve` runs it: probes in, receipts kept, nothing else taken."""
 
+import asyncio
+import socket
+
 import pytest
 
 from collecting import DOMAIN, collecting, fresh_test, lab_line, send
-from peer_programs import wait_until
+from peer_programs import free_port, wait_until
 from posthouse.tester.receipts import MOST_PER_TOKEN
 from posthouse.tester.token import Purpose, new_key
 
@@ -120,3 +123,49 @@ def test_lab_relays_probe_to_the_collector_and_nothing_elsewhere(workers: int) -
         assert "open on purpose, for 127.0.0.0/8, ::1 to collector.test, until" in why
         for address in ("someone@elsewhere.test", "postmaster", f"a%elsewhere.test@{DOMAIN}", f'"a@b"@{DOMAIN}'):
             assert send(lab, address)[0] == 550, address
+
+
+def test_another_posthouse_asks_this_collector_over_its_own_port() -> None:
+    from posthouse.config import load_config
+    from posthouse.serve.testing import collector_of
+    from posthouse_server import configured
+
+    ask_port = free_port()
+    with collecting() as collector:
+        test = fresh_test()
+        send(collector.port, f"{collector.token(test)}@{DOMAIN}")
+        text = collector.server.configuration.read_text()
+        asking = text.replace("[collector]\n", f'[collector]\nask = "127.0.0.1:{ask_port}"\n')
+        collector.server.configuration.write_text(asking)
+        collector.server.command("reload")
+        key_file = collector.server.data_dir / "tester" / "key"
+        elsewhere = f"""\
+[tester]
+collector = "{DOMAIN}"
+collector_url = "http://127.0.0.1:{ask_port}"
+key_file = "{key_file}"
+"""
+        with configured(elsewhere) as other:
+            client, why = collector_of(load_config(other.configuration))
+            assert (client and client.domain, why) == (DOMAIN, "")
+            assert client is not None
+            assert asyncio.run(client.receipts(test)) == collector.receipts(test)
+        client, why = collector_of(load_config(collector.server.configuration))
+        assert client is not None, why
+        assert asyncio.run(client.receipts(test)) == collector.receipts(test)
+        collector.server.configuration.write_text(text)
+        collector.server.command("reload")
+        wait_until(lambda: not answers(ask_port), "the port to close")
+    with configured() as nobody:
+        assert collector_of(load_config(nobody.configuration)) == (
+            None,
+            "no collector is configured ([collector] here, or [tester] collector elsewhere)",
+        )
+
+
+def answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=2).close()
+    except OSError:
+        return False
+    return True

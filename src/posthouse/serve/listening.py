@@ -8,6 +8,7 @@ from posthouse.config import Config, ListenerSettings
 from posthouse.net.listen import ListenError, address_text, listen, listen_unix
 from posthouse.observe import log
 from posthouse.serve import activation
+from posthouse.serve.asked import ask_socket
 from posthouse.serve.data_dir import DataDir
 from posthouse.serve.privileges import Identity
 
@@ -41,7 +42,8 @@ class Place(msgspec.Struct, frozen=True):
 class Change(msgspec.Struct):
     """What a reload does to the sockets; nothing old is touched before `close_unused`.
 
-    `kept` and `opened` are as `Prepare` tells them. `metrics` is the endpoint's new socket, if `metrics_changes`.
+    `kept` and `opened` are as `Prepare` tells them. `metrics` is the endpoint's new socket, if `metrics_changes`;
+    `ask` and `ask_changes` are the same for the collector's.
     """
 
     places: list[Place]
@@ -50,13 +52,16 @@ class Change(msgspec.Struct):
     unused: list[Place]
     metrics: socket.socket | None
     metrics_changes: bool
+    ask: socket.socket | None = None
+    ask_changes: bool = False
 
     def abandon(self) -> None:
         """The reload is refused: what was opened for it goes."""
         for index in self.opened:
             self.places[index].close()
-        if self.metrics is not None:
-            self.metrics.close()
+        for one in (self.metrics, self.ask):
+            if one is not None:
+                one.close()
 
     def close_unused(self) -> None:
         """The reload is in force: addresses that are no longer listened on."""
@@ -65,15 +70,21 @@ class Change(msgspec.Struct):
 
 
 class Listening:
-    """All sockets of the server: the listeners' places, the local ones, the metrics endpoint's."""
+    """All sockets of the server: the listeners' places, the local ones, the metrics endpoint's, that for questions to the collector."""
 
     def __init__(
-        self, places: list[Place], submit: socket.socket, control: socket.socket, metrics: socket.socket | None
+        self,
+        places: list[Place],
+        submit: socket.socket,
+        control: socket.socket,
+        metrics: socket.socket | None,
+        ask: socket.socket | None = None,
     ) -> None:
         self.places = places
         self.submit = submit
         self.control = control
         self.metrics = metrics
+        self.ask = ask
 
     @classmethod
     def open(cls, config: Config, data: DataDir, identity: Identity) -> "Listening":
@@ -91,7 +102,7 @@ class Listening:
                     "socket-unused", address=str(unused.getsockname()), words="no [[listener]] has this address"
                 )
                 unused.close()
-        return cls(places, submit, control, _metrics_socket(config))
+        return cls(places, submit, control, _metrics_socket(config), ask_socket(config))
 
     @property
     def addresses(self) -> list[str]:
@@ -111,25 +122,40 @@ class Listening:
         added = [index for index in range(len(new.listeners)) if index not in kept]
         metrics_changes = new.metrics != old.metrics
         metrics = _metrics_socket(new) if metrics_changes else None
+        ask_changes = _asks(new) != _asks(old)
+        ask: socket.socket | None = None
         try:
+            ask = ask_socket(new) if ask_changes else None
             opened = _open(tuple(new.listeners[index] for index in added), new.workers, [])
         except ListenError:
-            if metrics is not None:
-                metrics.close()
+            for one in (metrics, ask):
+                if one is not None:
+                    one.close()
             raise
         fresh = dict(zip(added, opened, strict=True))
         places = [self.places[kept[i]] if i in kept else fresh[i] for i in range(len(new.listeners))]
         return Change(
-            places, tuple(sorted(kept.items())), tuple(added), list(remaining.values()), metrics, metrics_changes
+            places,
+            tuple(sorted(kept.items())),
+            tuple(added),
+            list(remaining.values()),
+            metrics,
+            metrics_changes,
+            ask,
+            ask_changes,
         )
 
     def close(self) -> None:
         """Our ends: no new connection lands where nobody will accept it."""
         for place in self.places:
             place.close()
-        for one in (self.submit, self.control, self.metrics):
+        for one in (self.submit, self.control, self.metrics, self.ask):
             if one is not None:
                 one.close()
+
+
+def _asks(config: Config) -> tuple[str, int]:
+    return config.collector.ask_host, config.collector.ask_port
 
 
 def _metrics_socket(config: Config) -> socket.socket | None:

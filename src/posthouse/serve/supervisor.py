@@ -26,6 +26,7 @@ from posthouse.observe import log, metrics
 from posthouse.serve import first_sight
 from posthouse.serve.admission import Admitted, Changes, NotAdmitted
 from posthouse.serve.answering import ControlRefusal, ControlServer
+from posthouse.serve.asked import Asked
 from posthouse.serve.channel import ChannelClosed, ChannelRefusal
 from posthouse.serve.data_dir import DataDir, DataDirError, open_data_dir
 from posthouse.serve.descriptors import raise_descriptor_limit
@@ -109,6 +110,7 @@ class Supervisor:
         self._shared.answers["echo"] = self._echoes.hear
         self._control = ControlServer(self._act)
         self._endpoint: Endpoint | None = None
+        self._asked = Asked()
         self._changing = asyncio.Lock()
         self._stop_wanted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -126,6 +128,7 @@ class Supervisor:
             await self._start_workers()
             await self._control.start(self._listening.control)
             await self._start_endpoint()
+            await self._asked.start(self.config, self._listening.ask)
             self._background(self._notify_watchdog())
             self._background(self._weekly_usage())
             log.flush()  # what led to it stands before it
@@ -332,6 +335,11 @@ class Supervisor:
             await self._suspend_in_workers()
         change.close_unused()
         log.configure(self.config.log.format, self.config.log.level)
+        if change.ask_changes:
+            self._listening.ask = change.ask
+            await self._asked.start(self.config, change.ask)
+        else:
+            self._asked.renew(self.config)
         if change.metrics_changes:
             self._listening.metrics = change.metrics
             await self._start_endpoint()
@@ -363,6 +371,7 @@ class Supervisor:
         notify("STOPPING=1")
         log.info("stopping", seconds=seconds)
         self._control.close()
+        self._asked.close()
         if self._endpoint is not None:
             self._endpoint.close()
         self._listening.close()
