@@ -96,6 +96,7 @@ def test_a_gateway_named_on_purpose_is_closed(tmp_path: Path, key: str) -> None:
 
 def test_json_is_one_document_with_stable_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keys = {"verdict", "configuration", "opening", "masked", "labs", "matrix", "doubts", "assumption"}
+    keys |= {"self_test", "suspended", "echoes"}
     assert run(["check", "--json", "--config", written(tmp_path)]) == 0
     closed = json.loads(capsys.readouterr().out)
     assert set(closed) == keys

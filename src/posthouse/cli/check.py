@@ -38,7 +38,9 @@ def _check(config_path: Path | None, *, as_json: bool) -> int:
     from posthouse.policy.matrix import relay_matrix  # noqa: PLC0415
     from posthouse.serve.admission import check_surroundings  # noqa: PLC0415
     from posthouse.serve.closure import examine  # noqa: PLC0415
+    from posthouse.serve.masking import seen_from_outside  # noqa: PLC0415
     from posthouse.serve.rules import check_labs, rules_of  # noqa: PLC0415
+    from posthouse.serve.self_test import rehearse  # noqa: PLC0415
     from posthouse.serve.wiring import routes_of  # noqa: PLC0415
 
     with sign_of_life("asking for every class of stranger and every domain"):
@@ -49,12 +51,20 @@ def _check(config_path: Path | None, *, as_json: bool) -> int:
         check_labs(config, rules, time.time())
         closure = examine(rules)
         matrix = relay_matrix(rules)
+        tested = rehearse(config, rules)
+    seen = seen_from_outside(config)
     doubts = (*closure.doubts, *find_warnings(config), *minded)
     if as_json:
-        print_json(_document(config.place, closure, matrix, doubts, rules.labs))
+        verdict = {} if tested.is_closed else {"verdict": "open"}
+        document = _document(config.place, closure, matrix, doubts, rules.labs)
+        print_json({**document, **verdict, "self_test": tested, **seen.document})
     else:
+        if tested.relayed is not None:
+            click.echo(f"OPEN: {tested.relayed.sentence}")
         _print_for_people(config.place, closure, matrix, doubts, rules.labs)
-    return ExitStatus.DONE if closure.is_closed else ExitStatus.NO
+        for line in (*tested.lines, *seen.lines):
+            click.echo(line)
+    return ExitStatus.DONE if closure.is_closed and tested.is_closed else ExitStatus.NO
 
 
 def _document(

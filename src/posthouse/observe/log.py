@@ -10,6 +10,7 @@ lines are dropped and counted: mail is worth more than its log.
 """
 
 import atexit
+import contextlib
 import enum
 import json
 import os
@@ -201,21 +202,42 @@ def configure(form: str = "auto", level: str = "info", stream: TextIO | None = N
         _writer = _Writer(out.fileno())
 
 
+_silent: set[int] = set()
+"""Threads whose events are not written: they only try what would happen."""
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """Nothing below error is written by this thread within the block: it rehearses, and nothing of it has happened."""
+    number = threading.get_ident()
+    is_outermost = number not in _silent
+    _silent.add(number)
+    try:
+        yield
+    finally:
+        if is_outermost:
+            _silent.discard(number)
+
+
+def _is_silent() -> bool:
+    return threading.get_ident() in _silent
+
+
 def debug(event: str, **fields: Any) -> None:
     """What only a developer wants to know."""
-    if _threshold <= Level.DEBUG:
+    if _threshold <= Level.DEBUG and not (_silent and _is_silent()):
         _writer.append(_render(time.time(), "debug", event, fields))
 
 
 def info(event: str, **fields: Any) -> None:
     """What happened, one event in a message's life a line."""
-    if _threshold <= Level.INFO:
+    if _threshold <= Level.INFO and not (_silent and _is_silent()):
         _writer.append(_render(time.time(), "info", event, fields))
 
 
 def warning(event: str, **fields: Any) -> None:
     """What an operator should look at."""
-    if _threshold <= Level.WARNING:
+    if _threshold <= Level.WARNING and not (_silent and _is_silent()):
         _writer.append(_render(time.time(), "warning", event, fields))
 
 

@@ -7,9 +7,10 @@ The number of time series is bounded: labels are our own words, except destinati
 and the rest is "other".
 """
 
+import contextlib
 import enum
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 from posthouse.observe import log
@@ -276,6 +277,25 @@ destination_names = BoundedNames()
 def snapshot() -> Snapshot:
     """Everything that this process has counted, JSON-able. Metrics without a series are left out."""
     return {name: series for name, metric in registry.items() if (series := metric.series())}
+
+
+_OF_SESSIONS = (sessions, sessions_open, commands_refused, decisions, logins, messages_deferred)
+_TOTALS_OF_SESSIONS = (messages_accepted, recipients_accepted, bytes_accepted)
+
+
+@contextlib.contextmanager
+def uncounted() -> Iterator[None]:
+    """Sessions within the block count for nothing. Only where no real ones are: the supervisor, or a command."""
+    kept: list[tuple[Any, dict[Any, Any]]] = [(one, dict(one.values)) for one in _OF_SESSIONS]
+    totals = [(one, one.value) for one in _TOTALS_OF_SESSIONS]
+    try:
+        yield
+    finally:
+        for metric, values in kept:
+            metric.values.clear()
+            metric.values.update(values)
+        for total, value in totals:
+            total.value = value
 
 
 def merge(snapshots: list[Snapshot]) -> Snapshot:

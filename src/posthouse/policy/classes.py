@@ -51,6 +51,15 @@ def outsider(rules: Rules) -> Address:
     return found[0].address if found and not isinstance(found[0].address, Unknown) else IPv4Address("203.0.113.9")
 
 
+def outside_addresses(rules: Rules) -> tuple[Address, ...]:
+    """For who tests rules rather than proves them: a stranger of IPv4 and one of IPv6, and the first of the gateways that are
+    named as strangers. Where networks hold every address of a family, one that they hold: its strangers are no fewer."""
+    outside = [one.address for one in (*_outsiders(rules), *tuple(_excepted(rules))[:1])]
+    known = [address for address in outside if not isinstance(address, Unknown)]
+    held = [next(one for one in _OUTSIDERS if one.version == version) for version in (4, 6)]
+    return (*(one for one in held if one.version not in {address.version for address in known}), *known)
+
+
 def _outsiders(rules: Rules) -> Iterator[Client]:
     for family in _ALL:
         inside = [net for net in rules.trusted_networks.networks if net.version == family.version]

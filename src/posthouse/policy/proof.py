@@ -103,7 +103,7 @@ def _granted_strangers(rules: Rules) -> Iterator[Opening]:
     Where many domains are alike (hundreds of exact relay domains) the odd forms are walked for some of them, since there a
     decision looks at the form and the kind only; the plain form is walked for each.
     """
-    ours = _Ours(rules)
+    ours = Ours(rules)
     few, many = domains_of_each_kind(rules, most=1), domains_of_each_kind(rules, most=100)
     everyone = strangers(rules)
     for standing in everyone:
@@ -114,7 +114,7 @@ def _granted_strangers(rules: Rules) -> Iterator[Opening]:
         yield from _ask(everyone[0], path, rules, ours)
 
 
-def _ask(standing: Standing, path: Path, rules: Rules, ours: "_Ours") -> Iterator[Opening]:
+def _ask(standing: Standing, path: Path, rules: Rules, ours: "Ours") -> Iterator[Opening]:
     facts = standing.facts(path)
     answer = decide(facts, rules)
     if not isinstance(answer, Grant):
@@ -162,7 +162,7 @@ def _is_within(lab: Lab, facts: Facts, grant: Grant) -> bool:
     )
 
 
-class _Ours:
+class Ours:
     """What a stranger may be granted, spelled out without the tables that `decide` uses."""
 
     def __init__(self, rules: Rules) -> None:

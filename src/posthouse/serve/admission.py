@@ -26,6 +26,7 @@ from posthouse.serve.account_file import AccountError, AccountFile, accounts_pat
 from posthouse.serve.changes import setting_changes
 from posthouse.serve.closure import examine
 from posthouse.serve.rules import check_labs, rules_of
+from posthouse.serve.self_test import SelfTest, rehearse
 from posthouse.serve.testing import never_tested
 from posthouse.tester.token import KeyFault, load_key
 
@@ -40,6 +41,7 @@ class Admitted(msgspec.Struct, frozen=True):
     config: Config
     rules: Rules
     warnings: tuple[str, ...] = ()
+    self_test: SelfTest | None = None
 
     def changes_from(self, old: "Admitted") -> "Changes":
         """What is different now, in words."""
@@ -68,7 +70,11 @@ def admit(path: Path | None) -> Admitted:
     closure = examine(rules)
     if not closure.is_closed:
         raise NotAdmitted(f"{config.place} would make an open relay. {' '.join(closure.sentences)}")
-    return Admitted(config, rules, (*find_warnings(config), *closure.doubts, *doubts))
+    tested = rehearse(config, rules)
+    if tested.relayed is not None:
+        dialogue = "".join(f"\n    {line}" for line in tested.relayed.dialogue)
+        raise NotAdmitted(f"{config.place} would make an open relay. {tested.relayed.sentence} The dialogue:{dialogue}")
+    return Admitted(config, rules, (*find_warnings(config), *closure.doubts, *doubts), tested)
 
 
 def check_surroundings(config: Config) -> list[str]:

@@ -212,6 +212,37 @@ def status_of(findings: Findings) -> dict[str, Any]:
     }
 
 
+class Seen(msgspec.Struct, frozen=True):
+    """What `check` tells of tests from outside: keys of its document, and lines."""
+
+    document: dict[str, Any]
+    lines: tuple[str, ...]
+
+
+def seen_from_outside(config: Config) -> Seen:
+    """What echoes have shown of this configuration's listeners, as far as this user may read it."""
+    try:
+        findings = still_true(read_findings(config.data_dir), config)
+    except FindingsUnreadable as error:
+        return Seen({"suspended": None, "echoes": None}, (f"mind: {error}",))
+    untried = sorted(
+        listener_key(one)
+        for one in config.listeners
+        if one.role is ListenerRole.RELAY
+        and listener_key(one) not in {*findings.suspended, *(agreement.listener for agreement in findings.agreements)}
+    )
+    asked = (
+        "From outside nobody has tested yet whether client addresses are real at "
+        f"{', '.join(untried)}: `posthouse relay nonce` begins such a test."
+    )
+    lines = (
+        *(f"SUSPENDED: {mask.sentence}" for mask in findings.masks),
+        *(agreement.sentence for agreement in findings.agreements),
+        *((asked,) if untried else ()),
+    )
+    return Seen(status_of(findings), lines)
+
+
 def note_metrics(findings: Findings, config: Config) -> None:
     """A gauge for each listener where networks could count: 1 suspended, 0 not."""
     metrics.networks_suspended.clear()

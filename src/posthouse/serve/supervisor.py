@@ -160,6 +160,8 @@ class Supervisor:
             self._say(line)
         for warning in self._admitted.warnings:
             self._say(f"  mind         {warning}")
+        if self._admitted.self_test is not None:
+            self._say(f"  {self._admitted.self_test.sentence.replace('self-test: ', 'self-test    ')}")
         for sentence in self._echoes.sentences:
             self._say(f"  SUSPENDED    {sentence}")
         if not self._relay_enabled:
@@ -171,6 +173,8 @@ class Supervisor:
         """What first sight would have told a person, for whoever reads the log."""
         for warning in self._admitted.warnings:
             log.warning("mind", words=warning)
+        if self._admitted.self_test is not None:
+            log.info("self-tested", words=self._admitted.self_test.sentence)
         for sentence in self._echoes.sentences:
             log.warning("networks-suspended", words=sentence)
         if not self._relay_enabled:
