@@ -31,6 +31,7 @@ PEERS = {
     "swaks": ("swaks", "libnet-ssleay-perl", "libio-socket-ssl-perl"),
     "msmtp": ("msmtp",),
     "mailx": ("bsd-mailx",),
+    "nftables": ("nftables",),
     "git-email": ("git-email", "libmailtools-perl"),
     "chromium": ("chromium-headless-shell", "chromium-common", "fonts-dejavu-core"),
     "netcat": ("netcat-openbsd",),
