@@ -27,8 +27,10 @@ from pathlib import Path
 
 import msgspec
 
+from posthouse.mail.envelope import shard_of
 from posthouse.mail.message import Message
 from posthouse.smtp.dots import plain
+from posthouse.spool.inspect import Filter, State, matching_ids
 from posthouse.spool.sqlite import SqliteSpool
 from spooling import SMALL
 
@@ -167,6 +169,8 @@ class Findings(msgspec.Struct):
     arrived: int = 0
     returned: int = 0
     queued: int = 0
+    set_aside: int = 0
+    """Messages that were held when the faults were over, since too many of these had fallen on their attempts: released then."""
     faults: int = 0
     unacknowledged: int = 0
     """Arrived although no acknowledgement was seen: allowed."""
@@ -198,7 +202,7 @@ class Findings(msgspec.Struct):
             f"{len(self.lost)} lost, {len(self.altered)} altered, {len(self.phantoms)} never sent, "
             f"{self.duplicates} duplicates (the oldest {self.oldest_duplicate_ms} ms before its fault, "
             f"{len(self.unexplained)} unexplained), {self.returned} returned ({self.duplicate_notices} notices twice), "
-            f"{self.queued} still queued, "
+            f"{self.queued} still queued, {self.set_aside} had been set aside, "
             f"{self.unacknowledged} arrived without having been acknowledged"
         )
 
@@ -281,6 +285,8 @@ def _queued_in_shard(directory: Path) -> Iterator[Arrival]:
     spool = SqliteSpool(directory, int(directory.name), settings=SMALL)
     try:
         rows = [w for destination, _, _ in spool.destinations() for w in spool.due(destination, 1 << 60, 1 << 30)]
+        held = matching_ids(directory.parent.parent, Filter(state=State.HELD), 1 << 30)
+        rows += [w for one in held if shard_of(one) == int(directory.name) for w in spool.pending(one)]
         for row in rows:
             try:
                 envelope, message = spool.load(row.queue_id)

@@ -9,11 +9,16 @@ from pathlib import Path
 
 from fault_load import LOCAL, MIXED, SIZES, Load, sending
 from fault_oracle import Arrival, Findings, Ledger, arrivals_in, judge, mailbox_arrivals, queued_in
-from fault_sabotage import CLOCK, set_clock
+from fault_sabotage import CLOCK, CURED, set_clock
 from fault_sink import Sink, sink
 from fault_victim import Ended, Victims, victims
 from peer_programs import free_port, loopback_address, server_directory
+from posthouse.mail.envelope import shard_of
 from posthouse.spool.api import SpoolError
+from posthouse.spool.inspect import Filter, State, list_entries
+from posthouse.spool.shard import shard_directories
+from posthouse.spool.sqlite import SqliteSpool
+from spooling import SMALL
 
 DRAIN_SECONDS = 60.0
 
@@ -67,6 +72,24 @@ address = "127.0.0.1:{port}"
     return path
 
 
+def held_in(data_dir: Path) -> dict[int, str]:
+    """Messages of which something is held, each with the reason's slug."""
+    entries = list_entries(data_dir, Filter(state=State.HELD), 1_000_000)
+    return {entry.queue_id: next((one.last.slug for one in entry.recipients if one.last), "") for entry in entries}
+
+
+def release_held(data_dir: Path) -> list[int]:
+    """While no server runs: gives one more try to whatever was set aside, since kills fell on it again and again."""
+    released = []
+    for shard, directory in shard_directories(data_dir):
+        spool = SqliteSpool(directory, shard, settings=SMALL)
+        try:
+            released += spool.release([one for one in held_in(data_dir) if shard_of(one) == shard])
+        finally:
+            spool.close()
+    return released
+
+
 class Run:
     """What a fault may use: the ledger, the clients' load, the workers."""
 
@@ -102,6 +125,7 @@ class Run:
     def drain(self) -> Findings:
         """No more load: a worker delivers what is left; then the verdict."""
         self.load.running.clear()
+        set_aside = release_held(self.data_dir)
         pid = self.victims.start()
         end = time.monotonic() + DRAIN_SECONDS
         findings = self.judge_now()
@@ -111,7 +135,9 @@ class Run:
         time.sleep(0.3)
         status = self.victims.stop(pid)
         assert status == 0, f"the last worker ended with {status}"
-        return self.judge_at_rest()
+        findings = self.judge_at_rest()
+        findings.set_aside = len(set_aside)
+        return findings
 
     def judge_after_sabotage(self) -> Findings:
         """The verdict of a control: gives a worker a moment to deliver what it can, if it can start at all."""
@@ -166,10 +192,10 @@ def run(
         )
         load = Load(ledger, port, seed, mix, sizes, pause)
         set_clock(directory, 0)
-        variables = {CLOCK: str(directory / "clock")}
+        variables = {CLOCK: str(directory / "clock"), CURED: str(directory / "cured")}
         with victims(config, sabotage, variables=variables) as made, sending(load, clients):
             going = Run(ledger, load, made, taking, directory, data, maildir, seed)
-            if set(sabotage.split("+")) - {"", "short-patience", "jumping-clock"}:
+            if set(sabotage.split("+")) - {"", "short-patience", "jumping-clock", "poison"}:
                 going.patience = 0.7  # what it has lost never comes
             try:
                 yield going

@@ -176,6 +176,78 @@ def naive_clock() -> None:
     SteadyClock.jump = property(lambda _self: 0)  # type: ignore[method-assign, assignment]
 
 
+CURED = "POSTHOUSE_FAULT_CURED"
+"""An environment variable: while that file is missing, poison kills."""
+
+POISON = b"X-Poison: "
+"""A field of messages that kill the worker that sends them; behind it how."""
+
+
+def poison() -> None:
+    """No sabotage, but a fault in the code that sends: some messages kill the process in the midst of their attempt.
+
+    How: `segv` (a wild pointer in C), `kill` (as the kernel does when memory is short), `load` (as soon as it is read from the queue).
+    """
+    from posthouse.serve import wiring
+    from posthouse.spool.sqlite import SqliteSpool
+
+    real_transports: Any = wiring.transports_of
+    real_load: Any = SqliteSpool.load
+
+    class Feed:
+        def __init__(self, feed: Any) -> None:
+            self._feed = feed
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._feed, name)
+
+        def take(self) -> Any:
+            attempt = self._feed.take()
+            if attempt is not None:
+                _suffer(attempt.message, {b"segv", b"kill"})
+            return attempt
+
+    class Transport:
+        def __init__(self, transport: Any) -> None:
+            self._transport = transport
+
+        async def run(self, feed: Any) -> Any:
+            return await self._transport.run(Feed(feed))
+
+    def transports_of(config: Any) -> Any:
+        make = real_transports(config)
+        return lambda next_hop: Transport(make(next_hop))
+
+    def load(self: Any, queue_id: int) -> Any:
+        found = real_load(self, queue_id)
+        _suffer(found[1], {b"load"})
+        return found
+
+    wiring.transports_of = transports_of
+    SqliteSpool.load = load  # type: ignore[method-assign]
+
+
+def _suffer(message: Any, ways: set[bytes]) -> None:
+    octets = b"".join(message.content.pieces)
+    if message.content.file is not None:
+        octets = Path(message.content.file.path).read_bytes()[:2000]
+    _, is_there, rest = octets.partition(POISON)
+    way = rest[:4]
+    if not is_there or way not in ways or Path(os.environ[CURED]).exists():
+        return
+    if way == b"segv":
+        ctypes.string_at(0)
+    os.kill(os.getpid(), 9)
+
+
+def no_journal() -> None:
+    """Nobody notes what is under way."""
+    from posthouse.spool.under_way import UnderWay
+
+    nothing: Any = lambda _self, _key: None  # noqa: E731
+    UnderWay.begins = nothing  # type: ignore[method-assign]
+
+
 SABOTAGE: dict[str, Callable[[], None]] = {
     "": lambda: None,
     "no-sync": no_sync,
@@ -188,4 +260,6 @@ SABOTAGE: dict[str, Callable[[], None]] = {
     "short-patience": short_patience,
     "jumping-clock": jumping_clock,
     "naive-clock": naive_clock,
+    "poison": poison,
+    "no-journal": no_journal,
 }

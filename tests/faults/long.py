@@ -40,6 +40,7 @@ from fault_full import fill_often  # noqa: E402
 from fault_kill import kill_often  # noqa: E402
 from fault_nth import CALLS, die_at_each  # noqa: E402
 from fault_oracle import Findings  # noqa: E402
+from fault_poison import poison_often  # noqa: E402
 from fault_power import cut_often  # noqa: E402
 from fault_states import check_states, record  # noqa: E402
 from fault_stop import stop_often  # noqa: E402
@@ -63,6 +64,7 @@ class Result(msgspec.Struct):
     never_sent: int = 0
     duplicates: int = 0
     unexplained: int = 0
+    set_aside: int = 0
     oldest_duplicate_ms: int = 0
     seconds: float = 0.0
     note: str = ""
@@ -86,6 +88,7 @@ def from_findings(row: str, faults: int, findings: Findings, note: str = "", pro
         len(findings.phantoms),
         findings.duplicates + findings.duplicate_notices,
         len(findings.unexplained),
+        findings.set_aside,
         findings.oldest_duplicate_ms,
         note=note,
         problems=[*findings.problems, *problems],
@@ -190,6 +193,15 @@ def next_hops(count: int, progress: Callable[[int], None]) -> Result:
     return from_findings("next hops that misbehave", found.hops, found.findings, note, wrong)
 
 
+def poisons(count: int, progress: Callable[[int], None]) -> Result:
+    found = poison_often(count, progress=progress)
+    wrong = () if found.set_aside == ["poisoned"] * count else (f"set aside: {found.set_aside}",)
+    wrong += (f"{found.innocent} innocent messages set aside",) if found.innocent else ()
+    note = f"{found.deaths} deaths until all were set aside, {found.deaths_on_release} more when all were released for one more try"
+    found.findings.set_aside = 0  # told in the note
+    return from_findings("messages that kill their worker", count, found.findings, note, wrong)
+
+
 def fuzz(count: int, progress: Callable[[int], None]) -> Result:
     command = [sys.executable, str(ROOT / "fuzz" / "smtp_server.py"), f"-runs={count}"]
     found = Result("inputs to the SMTP engine (fuzzing)", 0)
@@ -224,6 +236,7 @@ ROWS: dict[str, tuple[Part, int, int]] = {
     "clock-jumps": (clock_jumps, 20, 20),
     "next-hops": (next_hops, 1, 1),
     "stops": (stops, 200, 200),
+    "poison": (poisons, 30, 6),
     "fuzz": (fuzz, 10_000_000, 10_000_000),
 }
 """Option → (what runs, how many make the long form, the most in one part)."""
@@ -285,6 +298,8 @@ def table(results: list[Result]) -> str:
         cells.append(f"{total('duplicates'):,} ({total('unexplained')})")
         if not total("acknowledged"):
             cells = ["-"] * 5
+        if aside := total("set_aside"):
+            remarks.append(f"{aside} set aside since kills fell on them again and again, and delivered when released")
         lines.append(f"| {row} | {total('faults'):,} | {' | '.join(cells)} | {verdict}{'; '.join(remarks)} |")
     return "\n".join(lines)
 

@@ -58,6 +58,7 @@ class Slug(enum.StrEnum):
     BOUNCED_BY_OPERATOR = "bounced-by-operator"
     CONTENT_DAMAGED = "content-damaged"
     SPOOL_BUSY = "spool-busy"
+    POISONED = "poisoned"
     CONFIGURATION = "configuration"
     ADDRESS_UNUSABLE = "address-unusable"
 

@@ -22,6 +22,7 @@ from posthouse.relay.directions import Directions, Pathfinder
 from posthouse.relay.lease import Closing, Leased, Leases, Recall, Unshared
 from posthouse.relay.route import NextHop, Route
 from posthouse.relay.site import FIRST_WINDOW, Parcel, ParcelState, Site
+from posthouse.relay.trial import Trials
 from posthouse.spool.api import Clock, ContentMissing, Fate, Retry, Spool, SpoolError, Waiting
 from posthouse.transports.api import Attempt, Transport, Unavailable
 
@@ -83,11 +84,13 @@ class Scheduler:
         self._connections = 0
         self._closed_elsewhere: dict[str, tuple[Closing, float]] = {}
         self._stopping = False
+        self.trials = Trials(self._dispatch)
 
     # What comes in.
 
     def start(self) -> None:
-        """Reads from the spools what waits, and plans it."""
+        """Reads from the spools what waits, and plans it; what has killed too many workers is set aside first."""
+        self.trials.set_aside(self.spools, self._clock)
         for spool in self.spools.values():
             for destination, earliest, _count in spool.destinations():
                 self.wake(destination, earliest)
@@ -139,6 +142,8 @@ class Scheduler:
         known.remove(parcel)
         if not known:
             del self._in_memory[parcel.queue_id]
+        if self.trials.journals:
+            self.trials.ended(parcel)
         self._parcels -= 1
         message = parcel.message
         if message is not None:
@@ -244,6 +249,8 @@ class Scheduler:
     def prepare(self, site: Site | None, parcel: Parcel) -> Attempt | None:
         """The attempt for a parcel, its message loaded from the spool where memory does not hold it."""
         if parcel.envelope is None or parcel.message is None:
+            if self.trials.journals:
+                self.trials.begins(parcel)
             try:
                 parcel.envelope, message = self.spools[shard_of(parcel.queue_id)].load(parcel.queue_id)
             except KeyError:
@@ -525,6 +532,8 @@ class Scheduler:
             self._remember(parcel)
             if is_bounce:
                 self._return_to_sender(parcel)
+            elif self.trials.journals and self.trials.is_suspect(parcel):
+                self.trials.queue(parcel)
             else:
                 self._dispatch(parcel)
         return sum(len(members) for members in groups.values())

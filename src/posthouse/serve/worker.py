@@ -52,6 +52,7 @@ from posthouse.serve.witness import Witness
 from posthouse.spool.api import SpoolDamaged, SpoolError, SpoolFull
 from posthouse.spool.clock import SteadyClock
 from posthouse.spool.sqlite import SqliteSpool
+from posthouse.spool.under_way import UnderWay
 from posthouse.tester.reception import CollectorDesk
 
 STOP_SECONDS = 30.0
@@ -163,6 +164,7 @@ class Worker:
         )
         self._sharing.scheduler = self._scheduler
         self._scheduler.may_leave = self._may_leave
+        self._journals = [self._watch(shard, spool) for shard, spool in self._spools.items()]
         self._intake = Intake(self._spools[told.shards[0]], self._scheduler, self._clock)
         self._bouncer = Bouncer(config.hostname, self._intake, lambda: self._rules, self._clock)
         self._delivery = Delivery(self._scheduler, self._bouncer, retry, self._clock)
@@ -175,6 +177,11 @@ class Worker:
         await self._listen(wiring.LOCAL_PLACE, config, submit, None)
         self._correct_times(0)
         self._scheduler.start()
+
+    def _watch(self, shard: int, spool: SqliteSpool) -> UnderWay:
+        journal = UnderWay(spool.directory, self._broken)
+        self._scheduler.trials.watch(shard, journal)
+        return journal
 
     def _look_at_clock(self) -> None:
         if not self._is_running:
@@ -376,6 +383,9 @@ class Worker:
             self._bouncer.stop()
             for spool in self._spools.values():
                 spool.flush()
+            for journal in self._journals:
+                journal.close()
+            for spool in self._spools.values():
                 spool.close()
             self._resolver.close()
             self._collecting.close()
