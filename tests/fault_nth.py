@@ -60,7 +60,7 @@ def die_at_each(
 ) -> Deaths:
     """A life for each call and each n, as long as n is reached at all; with `stride` every so many-th n only."""
     deaths: dict[str, int] = {}
-    with run(sabotage=sabotage, clients=0, retry="0.1s") as going:
+    with run(sabotage=f"thread-sync+{sabotage}", clients=0, retry="0.1s") as going:
         for call in calls:
             for n in range(1, most, stride):
                 if not _die_at(going, call, n):

@@ -41,7 +41,8 @@ def record(directory: Path) -> tuple[list[Op], Path]:
     root = directory / "data"
     trace = directory / "trace"
     subprocess.run(
-        [*strace_command(), "-f", "-qq", "-xx", "-y", "-s", "4000000", "-o", str(trace), "-e", f"trace={_TRACED}",
+        [*strace_command(), "-f", "-qq", "-xx", "-y", "-s", "4000000", "-o", str(trace), "-e", f"trace={_TRACED},io_setup",
+         "-e", "inject=io_setup:error=EPERM",  # the commit thread syncs: the order of its calls can be seen
          sys.executable, str(Path(__file__).with_name("fault_scene.py")), str(root / "1")],
         check=True, capture_output=True, timeout=120, env={**os.environ, "PYTHONPATH": python_path()},
     )  # fmt: skip

@@ -71,7 +71,10 @@ def fail_each(
 
 @contextlib.contextmanager
 def _on_power_disk(sabotage: str) -> Iterator[tuple[Run, PowerDisk]]:
-    with power_disk() as disk, run(disk.place / "data", sabotage=sabotage, clients=0, retry="0.1s") as going:
+    with (
+        power_disk() as disk,
+        run(disk.place / "data", sabotage=f"thread-sync+{sabotage}", clients=0, retry="0.1s") as going,
+    ):
         yield going, disk
 
 

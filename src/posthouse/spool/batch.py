@@ -137,7 +137,7 @@ class Batches:
         self.connection = open_writer(directory)
         content = directory / CONTENT
         content.mkdir(mode=0o700, exist_ok=True)
-        self._log_fd = open_log(
+        self.log_fd = open_log(
             directory
         )  # syncs the directory: not before all names in it that mail depends on are there
         self.files = SharedFiles(content)
@@ -225,6 +225,7 @@ class Batches:
         if not batch.has_rows:
             return None
         self.running = batch
+        batch.seconds = -time.perf_counter()  # until its end is added
         return batch
 
     def _gather(self) -> Batch:
@@ -299,7 +300,6 @@ class Batches:
 
     def commit(self, batch: Batch) -> None:
         """See `commit.Work`. Content files are synced before the rows that point into them are written."""
-        started = time.perf_counter()
         if batch.chunks:
             try:
                 self.files.write(batch.chunks)
@@ -313,12 +313,24 @@ class Batches:
                 self._undo(fault)
                 raise
         try:
-            os.fdatasync(self._log_fd)
+            os.fdatasync(self.log_fd)
         except OSError as error:
-            raise spool_error(error, f"syncing the log of {self._directory / DATABASE_NAME}", is_sync=True) from error
+            raise self.not_synced(error) from error
+        self.committed(batch)
+
+    def is_written(self, batch: Batch) -> bool:
+        """See `commit.Work`."""
+        return not batch.chunks
+
+    def not_synced(self, error: OSError) -> SpoolError:
+        """See `commit.Work`."""
+        return spool_error(error, f"syncing the log of {self._directory / DATABASE_NAME}", is_sync=True)
+
+    def committed(self, batch: Batch) -> None:
+        """See `commit.Work`."""
         self._orphans += batch.orphans
         self._pages += self.writer.committed()
-        batch.seconds = time.perf_counter() - started
+        batch.seconds += time.perf_counter()
 
     def _undo(self, fault: SpoolError) -> None:
         """What passes leaves a connection that goes on. After anything else nothing more is written, not even this."""
@@ -458,6 +470,6 @@ class Batches:
         if self.broken_by is None:
             self.files.remove(self._orphans)
             self.files.close()
-            os.close(self._log_fd)
+            os.close(self.log_fd)
             self.connection.close()
             self.history.close()

@@ -1,14 +1,15 @@
 """Group commit: many waiters, one sync, on a thread of its own.
 
 Arrivals gather in the event loop. When no commit runs, the loop *stages* all that has gathered (it runs the statements,
-with the connection in its hands) and hands the batch to the thread, which only *commits*: the one step that waits for the
-disk. Meanwhile new arrivals gather and make the next batch. Nothing waits for company: the disk is the clock.
+with the connection in its hands) and has the kernel sync it (see `kernel_sync`). A batch that is more than one sync goes to
+the thread, which *commits* it, and so does the upkeep. Meanwhile new arrivals gather and make the next batch. Nothing
+waits for company: the disk is the clock.
 
 The connection has one owner at a time, and the phase says which:
 
     IDLE        the loop; nothing runs
     CALLED      the loop; a start was asked for and comes in this turn of the loop
-    COMMITTING  the thread, until its end has been taken
+    COMMITTING  the thread, or nobody while the kernel syncs, until the end has been taken
     BROKEN      nobody: a sync failed, and trying it again would lie about what is on disk
     CLOSED      nobody
 
@@ -18,11 +19,14 @@ never counts as a running commit: if it did, a busy queue would move one batch a
 
 import asyncio
 import enum
+import functools
 import queue
 import threading
 from typing import Generic, Protocol, TypeVar
 
+from posthouse.observe import log
 from posthouse.spool.api import SpoolBroken, SpoolError
+from posthouse.spool.kernel_sync import KernelSync
 
 B = TypeVar("B")
 
@@ -40,6 +44,9 @@ class Phase(enum.Enum):
 class Work(Protocol[B]):
     """What a GroupCommit drives. Methods named "on the thread" are the only ones called there."""
 
+    log_fd: int
+    """What a batch that `is_written` has to sync."""
+
     def is_urgent(self) -> bool:
         """Somebody waits who may not wait for the timer."""
 
@@ -49,11 +56,20 @@ class Work(Protocol[B]):
     def commit(self, batch: B) -> None:
         """Writes and syncs, on the thread. A SpoolError is the end of this batch, SpoolBroken of everything."""
 
+    def is_written(self, batch: B) -> bool:
+        """Nothing is left to do for a staged batch but to sync `log_fd`; `committed` or `not_synced` follows."""
+
+    def committed(self, batch: B) -> None:
+        """A batch that was written is synced."""
+
+    def not_synced(self, error: OSError) -> SpoolError:
+        """What a sync that failed means."""
+
     def settle(self, batch: B, error: SpoolError | None) -> None:
         """Tells the waiters of a batch."""
 
     def wants_upkeep(self) -> bool:
-        """Asked on the thread after each good commit."""
+        """Asked after each good commit."""
 
     def upkeep(self, is_idle: bool) -> None:
         """Checkpoints and the like, on the thread; the batch's waiters have been told by then."""
@@ -65,8 +81,9 @@ class Work(Protocol[B]):
 class _Order(enum.Enum):
     """What the thread is given that is no batch."""
 
-    UPKEEP = 1
-    STOP = 2
+    UPKEEP_IDLE = 1
+    UPKEEP_BETWEEN = 2
+    STOP = 3
 
 
 class _End(Generic[B]):
@@ -78,6 +95,16 @@ class _End(Generic[B]):
         self.batch = batch
         self.error = error
         self.is_last = is_last
+
+
+def _kernel_sync(loop: asyncio.AbstractEventLoop | None) -> KernelSync | None:
+    if loop is None:
+        return None
+    try:
+        return KernelSync(loop)
+    except OSError as error:
+        log.info("no-kernel-sync", words=str(error))
+        return None
 
 
 class GroupCommit(Generic[B]):
@@ -94,6 +121,7 @@ class GroupCommit(Generic[B]):
         self._has_failed = False
         self._thread = threading.Thread(target=self._run, name="posthouse-commit", daemon=True)
         self._thread.start()
+        self._kernel = _kernel_sync(loop)
 
     @property
     def phase(self) -> Phase:
@@ -115,7 +143,7 @@ class GroupCommit(Generic[B]):
         """Runs upkeep on the thread if nothing else runs."""
         if self._phase is Phase.IDLE:
             self._phase = Phase.COMMITTING
-            self._jobs.put(_Order.UPKEEP)
+            self._jobs.put(_Order.UPKEEP_IDLE)
 
     def drain(self) -> None:
         """Blocks until all that waits is committed and its waiters are told, or a batch fails; does not try that again."""
@@ -128,8 +156,11 @@ class GroupCommit(Generic[B]):
             self.quiesce()
 
     def quiesce(self) -> None:
-        """Blocks until the thread has let go of the connection (or everything is broken)."""
+        """Blocks until the thread, or the kernel, has let go of the connection (or everything is broken)."""
         while self._phase is Phase.COMMITTING:
+            if self._kernel is not None and self._kernel.is_busy:
+                self._kernel.wait()
+                continue
             self._take(self._ends.get(), goes_on=False)
 
     def close(self) -> None:
@@ -141,6 +172,8 @@ class GroupCommit(Generic[B]):
             self._phase = Phase.CLOSED
         self._jobs.put(_Order.STOP)
         self._thread.join()
+        if self._kernel is not None and not self._kernel.is_busy:
+            self._kernel.close()
 
     def fail(self, error: SpoolBroken) -> None:
         """A sync failed elsewhere (a content file): nothing is acknowledged any more."""
@@ -164,9 +197,32 @@ class GroupCommit(Generic[B]):
         except SpoolBroken as error:
             self.fail(error)
             return
-        if batch is not None:
-            self._phase = Phase.COMMITTING
+        if batch is None:
+            return
+        self._phase = Phase.COMMITTING
+        if self._kernel is None or not self._work.is_written(batch) or not self._begin_sync(self._kernel, batch):
             self._jobs.put(batch)
+
+    def _begin_sync(self, kernel: KernelSync, batch: B) -> bool:
+        try:
+            kernel.begin(self._work.log_fd, functools.partial(self._synced, batch))
+        except OSError as error:  # the thread may have better luck; it reports what is wrong with the file
+            log.info("no-kernel-sync", words=str(error))
+            kernel.close()
+            self._kernel = None
+            return False
+        return True
+
+    def _synced(self, batch: B, failure: OSError | None) -> None:
+        """The kernel has synced a batch, or could not."""
+        if failure is not None:
+            self._take(_End(batch, self._work.not_synced(failure), is_last=True), goes_on=True)
+            return
+        self._work.committed(batch)
+        wants_upkeep = self._work.wants_upkeep()
+        self._take(_End(batch, None, is_last=not wants_upkeep), goes_on=True)
+        if wants_upkeep and self._phase is Phase.COMMITTING:
+            self._jobs.put(_Order.UPKEEP_BETWEEN)
 
     def _collect(self) -> None:
         try:
@@ -196,7 +252,7 @@ class GroupCommit(Generic[B]):
     def _run(self) -> None:
         while (job := self._jobs.get()) is not _Order.STOP:
             if isinstance(job, _Order):
-                self._tell(_End(None, self._guarded_upkeep(is_idle=True), is_last=True))
+                self._tell(_End(None, self._guarded_upkeep(is_idle=job is _Order.UPKEEP_IDLE), is_last=True))
                 continue
             error = self._guarded_commit(job)
             if error is None and self._work.wants_upkeep():
