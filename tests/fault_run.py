@@ -195,11 +195,7 @@ def run(
         variables = {CLOCK: str(directory / "clock"), CURED: str(directory / "cured")}
         with victims(config, sabotage, variables=variables) as made, sending(load, clients):
             going = Run(ledger, load, made, taking, directory, data, maildir, seed)
-<<<<<<< ours
-            if set(sabotage.split("+")) - {"", "short-patience", "jumping-clock", "poison"}:
-=======
-            if set(sabotage.split("+")) - {"", "short-patience", "jumping-clock", "thread-sync"}:
->>>>>>> theirs
+            if set(sabotage.split("+")) - {"", "short-patience", "jumping-clock", "poison", "thread-sync"}:
                 going.patience = 0.7  # what it has lost never comes
             try:
                 yield going
