@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import smtplib
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -111,3 +112,38 @@ def test_failed_logins_are_counted_over_all_workers() -> None:
             assert log_in(server, "jane", "correct horse") == 454
             codes = list(clients.map(lambda _: log_in(server, "jane", "correct horse", "127.0.0.8"), range(30)))
             assert codes == [235] * 30  # more than ten at once, all of them right
+
+
+STRANGER = "127.0.0.7"
+
+
+class Call:
+    """A stranger's connection. `is_greeted` unless it was refused at once."""
+
+    def __init__(self, server: Posthouse) -> None:
+        self._socket = socket.create_connection((ADDRESS, server.port), timeout=30, source_address=(STRANGER, 0))
+        self._lines = self._socket.makefile("rb")
+        self.is_greeted = self._lines.readline().startswith(b"220")
+
+    def is_served(self) -> bool:
+        """It may still say something."""
+        with contextlib.suppress(OSError):
+            self._socket.sendall(b"NOOP\r\n")
+            return self._lines.readline().startswith(b"250")
+        return False
+
+    def close(self) -> None:
+        self._lines.close()
+        self._socket.close()
+
+
+def test_one_client_gets_no_more_connections_from_all_workers_than_from_one() -> None:
+    limits = "[limits]\nconnections_per_client = 20\n"
+    with configured(limits + route_to(f"smtp://{ADDRESS}:9"), workers=3) as server, server.serving():
+        with ThreadPoolExecutor(60) as clients:
+            calls = list(clients.map(lambda _: Call(server), range(60)))
+        until(lambda: sum(call.is_served() for call in calls) == 20)
+        assert not Call(server).is_greeted
+        for call in calls:
+            call.close()
+        until(lambda: Call(server).is_greeted)

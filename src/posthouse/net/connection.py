@@ -99,7 +99,7 @@ class Handler(Protocol):
 class House(Protocol):
     """What a connection asks of the server that all connections share."""
 
-    connections: "set[ServerProtocol]"
+    connections: "dict[ServerProtocol, None]"
     is_stopping: bool
 
     @property
@@ -135,7 +135,8 @@ class ServerProtocol(asyncio.Protocol):
         self._tls: TlsLayer | None = None
         self._proxy: ProxyReader | None = None
         self._refusal = ""
-        self._admitted: str | None = None
+        self.admitted: str | None = None
+        """Whose connection it is counted as; None when it is not."""
         self._deadline = 0.0
         self._timeout: Timeout | None = None
         self._mark = -1
@@ -159,7 +160,7 @@ class ServerProtocol(asyncio.Protocol):
         """A client is there."""
         self._transport = cast("asyncio.Transport", transport)
         self._loop = asyncio.get_running_loop()
-        self._house.connections.add(self)
+        self._house.connections[self] = None
         self._socket_peer = self.peer = _peer_of(self._transport)
         self._handler = self._plan.make_handler(self)
         self.engine = self._handler.engine
@@ -184,7 +185,7 @@ class ServerProtocol(asyncio.Protocol):
         )
         self._refusal = self._house.admit(counted_as)
         if not self._refusal:
-            self._admitted = counted_as
+            self.admitted = counted_as
         if not self._plan.implicit_tls or self._plan.tls is None:
             self._greet()
         elif self._refusal or self._house.is_stopping:
@@ -247,12 +248,12 @@ class ServerProtocol(asyncio.Protocol):
     def connection_lost(self, _exc: Exception | None) -> None:
         """The connection is gone."""
         self._phase = Phase.ENDED
-        self._house.connections.discard(self)
+        self._house.connections.pop(self, None)
         for handle in (self._late_flush, self._turn):
             if handle is not None:
                 handle.cancel()
-        if self._admitted is not None:
-            self._house.release(self._admitted)
+        if self.admitted is not None:
+            self._house.release(self.admitted)
         self._handler.closed()
 
     # The engine's side.
@@ -458,14 +459,16 @@ class ServerProtocol(asyncio.Protocol):
             if elapsed > RATE_GRACE_SECONDS and self._content_seen < elapsed * self._plan.timeouts.minimum_rate:
                 self.cut("the message came too slowly")
 
-    def end_if_idle(self, *, may_send_content: bool) -> None:
-        """The server stops: says 421 unless an answer is owed for what came whole, or a content may still arrive."""
+    def end_if_idle(self, why: str, *, may_send_content: bool) -> bool:
+        """Says 421 unless an answer is owed for what came whole, or a content may still arrive; whether it ends now."""
         if self._phase in (_PROXY, Phase.HANDSHAKE):
             self.abort()
-            return
+            return True
         is_owed = self._hold or self._turn is not None
-        if not is_owed and not (may_send_content and self._timeout is _CONTENT):
-            self.cut("the server is stopping")
+        if self._phase is not _TALKING or is_owed or (may_send_content and self._timeout is _CONTENT):
+            return False
+        self.cut(why)
+        return True
 
     def cut(self, why: str) -> None:
         """Says 421 with the reason and closes."""

@@ -3,6 +3,7 @@
 import asyncio
 import resource
 import socket
+from collections.abc import Callable
 from ipaddress import IPv6Address
 
 from posthouse.net.connection import Handler, ListenerPlan, Peer, ServerProtocol, Timeouts
@@ -37,11 +38,24 @@ class Listener:
 class Server:
     """All connections of a worker: their number, their deadlines, their end."""
 
-    def __init__(self, most: int = 10_000, most_per_client: int = 50) -> None:
-        self.connections: set[ServerProtocol] = set()
+    def __init__(
+        self,
+        most: int = 10_000,
+        most_per_client: int = 50,
+        share: Callable[[int], int] = lambda most: most,
+        report: Callable[[str, int, int], None] | None = None,
+    ) -> None:
+        """Where several workers share `most_per_client`, `report` is told whose connections there are how many of, and the
+        most, from `share(most)` connections on."""
+        self.connections: dict[ServerProtocol, None] = {}  # in the order of their coming
         self.is_stopping = False
         self._most, self._shed = _room(most)
         self._most_per_client = most_per_client
+        self._share_of = share
+        self._report = report
+        self._share = share(most_per_client)
+        self._watched: set[str] = set()
+        self._full: set[str] = set()
         self._per_client: dict[str, int] = {}
         self._listeners: list[Listener] = []
         self._sweeper: asyncio.TimerHandle | None = None
@@ -50,6 +64,34 @@ class Server:
         """New limits, for connections to come."""
         self._most, self._shed = _room(most)
         self._most_per_client = most_per_client
+        self._share = self._share_of(most_per_client)
+        for client, count in list(self._per_client.items()):
+            self._recount(client, count)
+
+    def watch(self, client: str, *, is_watched: bool, is_full: bool) -> None:
+        """The supervisor counts a client's connections (or no longer), and there may be no more of them for now (or again)."""
+        (self._full.add if is_full else self._full.discard)(client)
+        if is_watched and client not in self._watched:
+            self._watched.add(client)
+            self._recount(client, self._per_client.get(client, 0))
+        elif not is_watched:
+            self._watched.discard(client)
+            self._recount(client, self._per_client.get(client, 0))  # in case it has just grown
+
+    def end_newest(self, client: str, count: int) -> None:
+        """Ends so many of a client's connections, those that came last, unless a message is on its way."""
+        for connection in reversed(list(self.connections)):
+            if not count:
+                return
+            if connection.admitted and _client_key(connection.admitted) == client:
+                is_ended = connection.end_if_idle("too many connections from your address", may_send_content=True)
+                metrics.sessions_refused.inc("connections-per-client", is_ended)
+                count -= is_ended
+
+    def _recount(self, client: str, count: int) -> None:
+        """Reports a client that is watched, or has an even share here."""
+        if self._report is not None and client and (count >= self._share or client in self._watched):
+            self._report(client, count, self._most_per_client)
 
     async def listen(self, sock: socket.socket, plan: ListenerPlan) -> Listener:
         """Accepts on a listening socket (TCP or Unix) by a plan, until the result is closed."""
@@ -82,10 +124,12 @@ class Server:
             return "Too many connections; try again later"
         key = _client_key(client)
         count = self._per_client.get(key, 0) + 1
-        if client and count > self._most_per_client:
+        if client and (count > self._most_per_client or key in self._full):
             metrics.sessions_refused.inc("connections-per-client")
             return "Too many connections from your address; try again later"
         self._per_client[key] = count
+        if self._report is not None:
+            self._recount(key, count)
         return ""
 
     def release(self, client: str) -> None:
@@ -96,6 +140,8 @@ class Server:
             self._per_client[key] = count
         else:
             self._per_client.pop(key, None)
+        if key in self._watched:
+            self._recount(key, max(0, count))
 
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
@@ -115,7 +161,7 @@ class Server:
         end, content_end = now + seconds, now + min(seconds, STOP_CONTENT_SECONDS)
         while self.connections and now < end:
             for connection in list(self.connections):
-                connection.end_if_idle(may_send_content=now < content_end)
+                connection.end_if_idle("the server is stopping", may_send_content=now < content_end)
             await asyncio.sleep(0.02)
             now = loop.time()
         for connection in list(self.connections):

@@ -52,6 +52,9 @@ class Owner(Protocol):
     def heard(self, worker: int, verb: str, arguments: dict[str, Any]) -> None:
         """A worker tells something."""
 
+    def started(self, worker: int) -> None:
+        """A worker is ready."""
+
     def ended(self, worker: int) -> None:
         """A worker's process has ended: its sockets are closed."""
 
@@ -262,6 +265,7 @@ class Fleet:
         except FleetError:
             self.owner.ended(worker.index)
             raise
+        self.owner.started(worker.index)
         metrics.workers.inc()
         log.info("worker-ready", worker=worker.index, pid=worker.pid, shards=list(told.shards))
         if self._plan(worker.index)[0] != told:

@@ -1,5 +1,5 @@
-"""What all workers share, at the supervisor: the leases of every site, what one worker has learnt of a site's trouble, and
-how many logins have failed.
+"""What all workers share, at the supervisor: the leases of every site, what one worker has learnt of a site's trouble,
+how many logins have failed, and which clients have how many connections.
 
 A worker tells and is told down its channel (`Channel.tell`, in order, unanswered):
 
@@ -7,7 +7,9 @@ A worker tells and is told down its channel (`Channel.tell`, in order, unanswere
                     site-closed   relay.lease.Closing    the others leave the site alone too
                     site-opened   site                   it answers again
                     login-end     number, verdict        (login-begin is asked: number, address, account; answered: wait)
+                    crowd         policy.crowds.Count
     to a worker     leased, recall relay.lease.Leased, Recall
+                    watch, end-newest policy.crowds.Watch, EndNewest
                     site-closed, site-opened
 
 With one worker nothing of this is ever said.
@@ -20,6 +22,7 @@ from typing import Any
 
 import msgspec
 
+from posthouse.policy.crowds import Count, CrowdOrders, Crowds, Watch
 from posthouse.policy.logins import LoginTry, Verdict
 from posthouse.relay.lease import Lessor, Orders, Report
 from posthouse.serve.channel import ChannelRefusal
@@ -36,6 +39,7 @@ class Shared:
         self._workers = workers
         self._tell = tell
         self._lessor = Lessor()
+        self._crowds = Crowds(workers)
         self._logins = Logins(time.monotonic)
         self._timer: asyncio.TimerHandle | None = None
         self.answers: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {}
@@ -53,6 +57,8 @@ class Shared:
                         self._tell(other, verb, arguments)
             case "login-end":
                 self._logins.end(worker, int(arguments["number"]), Verdict(arguments["verdict"]))
+            case "crowd":
+                self._order(self._crowds.report(worker, msgspec.convert(arguments, Count)))
             case _:
                 raise ChannelRefusal(f"the supervisor knows no {verb}")
 
@@ -65,10 +71,15 @@ class Shared:
             return await self.answers[verb](arguments)
         raise ChannelRefusal(f"the supervisor knows no {verb}")
 
+    def started(self, worker: int) -> None:
+        """A worker is ready."""
+        self._order(self._crowds.started(worker))
+
     def ended(self, worker: int) -> None:
         """The worker's process has ended, and with it everything that it held: its connections are closed."""
         self._carry_out(self._lessor.ended(worker, self._now()))
         self._logins.ended(worker)
+        self._order(self._crowds.ended(worker))
 
     def close(self) -> None:
         """The server stops."""
@@ -77,6 +88,10 @@ class Shared:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+    def _order(self, orders: CrowdOrders) -> None:
+        for worker, order in orders:
+            self._tell(worker, "watch" if isinstance(order, Watch) else "end-newest", order)
 
     def _carry_out(self, orders: Orders) -> None:
         for worker, order in orders:

@@ -169,7 +169,11 @@ class Worker:
         self._bouncer = Bouncer(config.hostname, self._intake, lambda: self._rules, self._clock)
         self._delivery = Delivery(self._scheduler, self._bouncer, retry, self._clock)
         self._scheduler.settle = self._delivery.settle
-        self._server = Server(config.limits.connections, config.limits.connections_per_client)
+        limits = config.limits
+        self._server = Server(
+            limits.connections, limits.connections_per_client, self._sharing.share, self._sharing.report_crowd
+        )
+        self._sharing.server = self._server
         for listener in told.listeners:
             sock = socket.socket(fileno=listener.fd)
             await self._listen(listener.listener, config, sock, contexts.get(listener.listener))
