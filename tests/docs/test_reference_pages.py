@@ -29,6 +29,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "[metrics]": settings.MetricsSettings,
     "[collector]": settings.CollectorSettings,
     "[tester]": settings.TesterSettings,
+    "[web]": settings.WebSettings,
 }
 NOT_KEYS = {"source"}
 SPELT = {
@@ -40,6 +41,8 @@ SPELT = {
     ("[collector]", "ask_host"): "ask",
     ("[collector]", "ask_port"): "ask",
     ("[metrics]", "port"): "listen",
+    **{("[web]", field): "listen" for field in ("host", "port", "is_on")},
+    **{("[web]", field): "call_listen" for field in ("call_host", "call_port", "is_call_on")},
 }
 
 

@@ -265,6 +265,11 @@ echoes: Counter[str] = Counter(
     "Echoes of outside tests heard in EHLO, by what they say of client addresses: agrees, differs, forged, expired.",
     "result",
 )
+web_tests: Counter[str] = Counter(
+    "web_tests", "Relay tests that visitors asked for, by how they ended: open, closed, unknown, failed.", "verdict"
+)
+web_tests_running = Gauge("web_tests_running", "Relay tests of visitors under way.")
+web_tests_waiting = Gauge("web_tests_waiting", "Relay tests of visitors in the queue.")
 workers = Gauge("workers", "Workers running and ready.")
 worker_restarts = Total("worker_restarts", "Workers that ended by themselves and were started again.")
 reloads: Counter[str] = Counter("reloads", "Reloads, by result: accepted, refused.", "result")
@@ -272,11 +277,6 @@ start_time_seconds = Gauge("start_time_seconds", "When the server started, in se
 
 destination_names = BoundedNames()
 """For the label `destination` of `attempts`: `attempts.inc((outcome, destination_names.name(destination)))`."""
-
-
-def snapshot() -> Snapshot:
-    """Everything that this process has counted, JSON-able. Metrics without a series are left out."""
-    return {name: series for name, metric in registry.items() if (series := metric.series())}
 
 
 _OF_SESSIONS = (sessions, sessions_open, commands_refused, decisions, logins, messages_deferred)
@@ -296,6 +296,11 @@ def uncounted() -> Iterator[None]:
             metric.values.update(values)
         for total, value in totals:
             total.value = value
+
+
+def snapshot() -> Snapshot:
+    """Everything that this process has counted, JSON-able. Metrics without a series are left out."""
+    return {name: series for name, metric in registry.items() if (series := metric.series())}
 
 
 def merge(snapshots: list[Snapshot]) -> Snapshot:

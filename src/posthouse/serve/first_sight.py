@@ -1,6 +1,7 @@
 """What `posthouse serve` says before it is ready, to someone who starts it for the first time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import posthouse
 from posthouse.config import Config, ListenerRole, ListenerSettings
@@ -24,10 +25,13 @@ def describe(config: Config, addresses: Sequence[str]) -> list[str]:
     return lines
 
 
-def ready_line(config: Config, addresses: Sequence[str], pid: int) -> str:
-    """The line that begins with `ready`, when all listeners accept."""
+def ready_line(config: Config, addresses: Sequence[str], pid: int, web: Mapping[str, Any] | None = None) -> str:
+    """The line that begins with `ready`, when all listeners accept. `web` is the status of the web, {} without one."""
     workers = f"{config.workers} worker{'s' if config.workers > 1 else ''}"
-    return f"ready: accepting mail on {', '.join(addresses) or 'the local socket alone'} ({workers}, pid {pid})"
+    pages = f", pages on {web['address']}" if web else ""
+    calls = f", calls on {web['calls']}" if web and web["calls"] else ""
+    where = ", ".join(addresses) or "the local socket alone"
+    return f"ready: accepting mail on {where} ({workers}, pid {pid}){pages}{calls}"
 
 
 def _purpose(listener: ListenerSettings) -> str:

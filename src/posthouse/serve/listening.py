@@ -11,6 +11,7 @@ from posthouse.serve import activation
 from posthouse.serve.asked import ask_socket
 from posthouse.serve.data_dir import DataDir
 from posthouse.serve.privileges import Identity
+from posthouse.serve.web_keeper import WebSockets, web_moves, web_sockets
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -43,7 +44,7 @@ class Change(msgspec.Struct):
     """What a reload does to the sockets; nothing old is touched before `close_unused`.
 
     `kept` and `opened` are as `Prepare` tells them. `metrics` is the endpoint's new socket, if `metrics_changes`;
-    `ask` and `ask_changes` are the same for the collector's.
+    `ask` and `ask_changes` are the same for the collector's, `web` and `web_changes` for the web's.
     """
 
     places: list[Place]
@@ -54,12 +55,14 @@ class Change(msgspec.Struct):
     metrics_changes: bool
     ask: socket.socket | None = None
     ask_changes: bool = False
+    web: WebSockets | None = None
+    web_changes: bool = False
 
     def abandon(self) -> None:
         """The reload is refused: what was opened for it goes."""
         for index in self.opened:
             self.places[index].close()
-        for one in (self.metrics, self.ask):
+        for one in (self.metrics, self.ask, self.web):
             if one is not None:
                 one.close()
 
@@ -79,12 +82,14 @@ class Listening:
         control: socket.socket,
         metrics: socket.socket | None,
         ask: socket.socket | None = None,
+        web: WebSockets | None = None,
     ) -> None:
         self.places = places
         self.submit = submit
         self.control = control
         self.metrics = metrics
         self.ask = ask
+        self.web = web
 
     @classmethod
     def open(cls, config: Config, data: DataDir, identity: Identity) -> "Listening":
@@ -102,7 +107,7 @@ class Listening:
                     "socket-unused", address=str(unused.getsockname()), words="no [[listener]] has this address"
                 )
                 unused.close()
-        return cls(places, submit, control, _metrics_socket(config), ask_socket(config))
+        return cls(places, submit, control, _metrics_socket(config), ask_socket(config), web_sockets(config))
 
     @property
     def addresses(self) -> list[str]:
@@ -124,11 +129,13 @@ class Listening:
         metrics = _metrics_socket(new) if metrics_changes else None
         ask_changes = _asks(new) != _asks(old)
         ask: socket.socket | None = None
+        web: WebSockets | None = None
         try:
+            web = web_sockets(new) if web_moves(old, new) else None
             ask = ask_socket(new) if ask_changes else None
             opened = _open(tuple(new.listeners[index] for index in added), new.workers, [])
         except ListenError:
-            for one in (metrics, ask):
+            for one in (metrics, ask, web):
                 if one is not None:
                     one.close()
             raise
@@ -143,13 +150,15 @@ class Listening:
             metrics_changes,
             ask,
             ask_changes,
+            web,
+            web_moves(old, new),
         )
 
     def close(self) -> None:
         """Our ends: no new connection lands where nobody will accept it."""
         for place in self.places:
             place.close()
-        for one in (self.submit, self.control, self.metrics, self.ask):
+        for one in (self.submit, self.control, self.metrics, self.ask, self.web):
             if one is not None:
                 one.close()
 

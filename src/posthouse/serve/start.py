@@ -24,7 +24,7 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -79,7 +79,24 @@ class Prepare(msgspec.Struct, frozen=True):
     opened: tuple[int, ...] = ()
 
 
-def to_arguments(told: WorkerStart | Prepare) -> dict[str, Any]:
+class WebStart(msgspec.Struct, frozen=True):
+    """The arguments of `start` for the web's process. The descriptors listen; `call_fd` is -1 where there are no bare calls."""
+
+    config: Config
+    listen_fd: int
+    call_fd: int = -1
+
+
+class WebConfigure(msgspec.Struct, frozen=True):
+    """The arguments of `configure` for the web's process: a configuration with the same addresses."""
+
+    config: Config
+
+
+_Told = TypeVar("_Told", WebStart, WebConfigure)
+
+
+def to_arguments(told: msgspec.Struct) -> dict[str, Any]:
     """The struct as JSON-able arguments of a request."""
     arguments: dict[str, Any] = msgspec.to_builtins(told, enc_hook=_encode)
     return arguments
@@ -93,6 +110,16 @@ def start_from(arguments: dict[str, Any]) -> WorkerStart:
 def prepare_from(arguments: dict[str, Any]) -> Prepare:
     """The arguments of `prepare` as a struct. msgspec.ValidationError."""
     return msgspec.convert(arguments, Prepare, dec_hook=_decode)
+
+
+def told_from(arguments: dict[str, Any], kind: type[_Told]) -> _Told:
+    """What the web's process is told, as a struct. msgspec.ValidationError."""
+    return msgspec.convert(arguments, kind, dec_hook=_decode)
+
+
+def web_command(channel_fd: int, sockets_fd: int) -> list[str]:
+    """The command line of the web's process."""
+    return [sys.executable, "-P", "-m", "posthouse.serve.web_process", str(channel_fd), str(sockets_fd)]
 
 
 def worker_command(channel_fd: int, sockets_fd: int) -> list[str]:

@@ -38,6 +38,7 @@ from posthouse.serve.privileges import Identity, PrivilegeError
 from posthouse.serve.queue_acts import act_on_queue
 from posthouse.serve.shared import Shared
 from posthouse.serve.start import ListenerSocket, Prepare, WorkerStart, to_arguments
+from posthouse.serve.web_keeper import WebKeeper
 from posthouse.serve.weekly import send_weekly_usage
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ class Supervisor:
         self._echoes = Echoes(data, lambda: self.config, self._suspend_in_workers)
         self._shared.answers["echo"] = self._echoes.hear
         self._control = ControlServer(self._act)
+        self._web = WebKeeper()
         self._endpoint: Endpoint | None = None
         self._asked = Asked()
         self._changing = asyncio.Lock()
@@ -127,12 +129,13 @@ class Supervisor:
         try:
             await self._start_workers()
             await self._control.start(self._listening.control)
+            await self._start_web()
             await self._start_endpoint()
             await self._asked.start(self.config, self._listening.ask)
             self._background(self._notify_watchdog())
             self._background(self._weekly_usage())
             log.flush()  # what led to it stands before it
-            self._say(first_sight.ready_line(self.config, self._listening.addresses, os.getpid()))
+            self._say(first_sight.ready_line(self.config, self._listening.addresses, os.getpid(), self._web.status))
             notify("READY=1", f"STATUS=accepting mail on {', '.join(self._listening.addresses)}")
             done, _ = await asyncio.wait({self._stop_wanted, self._fleet.failed}, return_when=asyncio.FIRST_COMPLETED)
             status = self._fleet.failed.result() if self._fleet.failed in done else 0
@@ -210,6 +213,30 @@ class Supervisor:
         )
         return told, [*{one.fd for one in listeners}, submit_fd]
 
+    async def _start_web(self) -> None:
+        """Where [web] is. FleetError when it can't be: who configures pages wants to know at once."""
+        why = await self._web.start(self.config, self._listening.web)
+        if why:
+            await self._fleet.stop(HURRIED_STOP_SECONDS)
+            raise FleetError(f"[web] can't be served: {why}", 2)
+
+    async def _reload_web(self, old: Config, change: Change) -> None:
+        """The relay's reload is in force already: a web that can't follow is logged, and started again."""
+        if not change.web_changes:
+            if self.config != old:
+                await self._web.configure(self.config)
+            return
+        await self._web.stop()
+        if self._listening.web is not None:
+            self._listening.web.close()
+        self._listening.web = change.web
+        why = await self._web.start(self.config, change.web)
+        if why:
+            log.error("web-failed", error=why)
+
+    async def _snapshot(self) -> metrics.Snapshot:
+        return metrics.merge([await self._fleet.snapshot(), *await self._web.snapshots()])
+
     async def _start_endpoint(self) -> None:
         """Where there is a socket for it; one that served another address ends."""
         if self._endpoint is not None:
@@ -218,7 +245,7 @@ class Supervisor:
         if self._listening.metrics is not None:
             from posthouse.observe.endpoint import Endpoint  # noqa: PLC0415 - prometheus_client, for those who want it
 
-            self._endpoint = Endpoint(self._fleet.snapshot, self._is_healthy)
+            self._endpoint = Endpoint(self._snapshot, self._is_healthy)
             await self._endpoint.start(self._listening.metrics)
 
     def _is_healthy(self) -> bool:
@@ -244,7 +271,7 @@ class Supervisor:
             case "echo-nonce":
                 return self._echoes.new_nonce()
             case "metrics":
-                return {"metrics": await self._fleet.snapshot()}
+                return {"metrics": await self._snapshot()}
         raise ControlRefusal(f"this server knows no {verb}; is it older than the command?")
 
     def _status(self) -> dict[str, Any]:
@@ -261,6 +288,7 @@ class Supervisor:
                 {"address": place.text, "role": str(settings.role)}
                 for place, settings in zip(self._listening.places, self.config.listeners, strict=True)
             ],
+            "web": self._web.status,
             "workers": [
                 {"worker": one.index, "pid": one.pid, "state": str(one.state), "restarts": one.restarts}
                 for one in self._fleet.workers
@@ -331,7 +359,7 @@ class Supervisor:
             await self._in_every_worker("abandon")
             raise ControlRefusal(f"{error} (the configuration in force stays)") from error
         changes = admitted.changes_from(self._admitted)
-        self._admitted, self.config = admitted, admitted.config
+        old, self._admitted, self.config = self.config, admitted, admitted.config
         self._listening.places = change.places
         is_lifted = self._echoes.configuration_changed()
         await self._in_every_worker("commit")
@@ -347,6 +375,7 @@ class Supervisor:
         if change.metrics_changes:
             self._listening.metrics = change.metrics
             await self._start_endpoint()
+        await self._reload_web(old, change)
         return changes
 
     def _check_changeable(self, new: Config) -> None:
@@ -379,7 +408,7 @@ class Supervisor:
         if self._endpoint is not None:
             self._endpoint.close()
         self._listening.close()
-        await self._fleet.stop(seconds)
+        await asyncio.gather(self._fleet.stop(seconds), self._web.stop())
         self._shared.close()
         log.info("stopped")
 

@@ -48,11 +48,21 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class Host(msgspec.Struct, frozen=True):
-    """The host in question: what it was called, one address of it, the port of its SMTP server."""
+    """The host in question: what it was called, one address of it, the port of its SMTP server.
+
+    `asker` tells apart who asks, where strangers may ask (the web): what proves control for one is of no use to another,
+    who reads it in the DNS or the banner. "" for the owner of this tester.
+    """
 
     name: str
     address: Address
     port: int = 25
+    asker: str = ""
+
+    def about(self, method: Method, name: str = "") -> str:
+        """What a token for that method is bound to: `name` in the DNS, else the address; and the asker."""
+        bound = f"{method} {name or self.address}"
+        return f"{bound} {self.asker}" if self.asker else bound
 
 
 class Missing(msgspec.Struct, frozen=True):
@@ -84,6 +94,18 @@ async def prove(
     return found if found is not None else office.record_proof(host.name, host.address, method)
 
 
+async def challenges(office: Office, host: Host, resolver: Resolver) -> dict[str, str]:
+    """What may be put where, before anybody has looked: the record's name or "banner", and its token. OfficeFault.
+
+    No record for a host that has no name in the DNS.
+    """
+    name = await _name_of(host, resolver)
+    found = {"banner": office.challenge(host.about(Method.BANNER))}
+    if isinstance(name, str):
+        found[f"{RECORD}.{name}"] = office.challenge(host.about(Method.DNS, name))
+    return found
+
+
 def _is_shown(office: Office, texts: Sequence[str], about: str) -> bool:
     """One of the texts holds a token of ours about that, not expired."""
     return any(
@@ -100,7 +122,7 @@ async def _prove_by_dns(office: Office, host: Host, resolver: Resolver) -> Missi
     name = await _name_of(host, resolver)
     if isinstance(name, Missing):
         return name
-    about = f"dns {name}"
+    about = host.about(Method.DNS, name)
     record = f"{RECORD}.{name}"
     answer = await resolver.texts(record)
     texts = answer.records if isinstance(answer, Answer) else ()
@@ -158,7 +180,7 @@ def _is_of(name: str, owner: str) -> bool:
 
 
 async def _prove_by_banner(office: Office, host: Host) -> Missing | None:
-    about = f"banner {host.address}"
+    about = host.about(Method.BANNER)
     greeting = await _greeting(host)
     if isinstance(greeting, Missing):
         return greeting
@@ -195,7 +217,7 @@ async def _greeting(host: Host) -> Reply | Missing:
 
 
 async def _prove_by_postmaster(office: Office, host: Host, identity: Identity, typed: str) -> Missing | None:
-    about = f"postmaster {host.address}"
+    about = host.about(Method.POSTMASTER)
     if typed:
         if _is_shown(office, (typed,), about):
             return None

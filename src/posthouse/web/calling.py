@@ -24,7 +24,7 @@ class CallServer:
     """The server on that port."""
 
     def __init__(self, service: Service) -> None:
-        self._service = service
+        self.service = service
         self._server: asyncio.Server | None = None
         self._callers: Counter[str] = Counter()
         self._calls: set[asyncio.Task[None]] = set()
@@ -69,8 +69,8 @@ class CallServer:
             return
         self._callers[key] += 1
         try:
-            job = self._service.test_caller(address)
-            async for chunk in as_lines(job, self._service.settings.url):
+            job = self.service.test_caller(address)
+            async for chunk in as_lines(job, self.service.settings.url):
                 writer.write(chunk)
                 async with asyncio.timeout(_WRITE_SECONDS):
                     await writer.drain()

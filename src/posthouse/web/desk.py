@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 
-from posthouse.observe import log
+from posthouse.observe import log, metrics
 from posthouse.web.document import Place, State, TestDocument
 from posthouse.web.event import EventKind
 from posthouse.web.job import Job, Subject
@@ -43,6 +43,14 @@ class TestDesk:
         self._waiting: deque[Job] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._stopping = False
+        metrics.web_tests_running.read = lambda: len(self._running)
+        metrics.web_tests_waiting.read = lambda: len(self._waiting)
+
+    def renew(self, settings: WebSettings, carry: Carry) -> None:
+        """Other settings, and another way to carry tests out, from the next test on; rates begin anew if they change."""
+        if (settings.per_address, settings.in_all) != (self._settings.per_address, self._settings.in_all):
+            self._rate = Rate(settings.per_address, settings.in_all)
+        self._settings, self._carry = settings, carry
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -154,6 +162,7 @@ class TestDesk:
         job.state, job.ended_at, job.expires_at = State.DONE, now, now + self._settings.keep
         document = job.document
         job.tell(EventKind.DONE, verdict=document.verdict, words=document.words)
+        metrics.web_tests.inc(str(document.verdict))
         log.info("web-test-ends", test=job.id, address=job.subject.address, verdict=str(document.verdict))
         self._forget_oldest(job)
         if self._store is not None:
@@ -165,6 +174,7 @@ class TestDesk:
     def _fail(self, job: Job, words: str) -> None:
         job.state, job.ended_at, job.words = State.FAILED, time.time(), words
         job.tell(EventKind.FAILED, words=words)
+        metrics.web_tests.inc("failed")
         log.warning("web-test-fails", test=job.id, address=job.subject.address, words=words)
         self._forget_oldest(job)
 

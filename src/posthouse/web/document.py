@@ -115,4 +115,6 @@ def judge(reports: Iterable[Report]) -> tuple[HostVerdict, str, Remedy | None]:
 
 
 def _on_port(report: Report) -> str:
-    return f"port {report.port}: {report.words}" if report.words else f"port {report.port}"
+    """The report's sentence without the verdict that it begins with: that stands in front already."""
+    words = report.words.partition(": ")
+    return f"on port {report.port}, {words[2] or words[0]}"

@@ -21,7 +21,8 @@ _ID_OCTETS = 15
 
 
 class Subject(msgspec.Struct, frozen=True):
-    """Whom a test is about: `host` as the user calls it, the `address` that is tested, its `ports`, the echo's `nonce`."""
+    """Whom a test is about: `host` as the user calls it, the `address` that is tested, its `ports`, the echo's `nonce`.
+    `asker` is what a visitor's own tokens are bound to."""
 
     host: str
     address: str
@@ -29,6 +30,7 @@ class Subject(msgspec.Struct, frozen=True):
     nonce: str = ""
     by_calling: bool = False
     doubts: tuple[str, ...] = ()
+    asker: str = ""
 
 
 class Job:

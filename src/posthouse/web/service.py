@@ -38,6 +38,12 @@ class Service:
         self._proofs = Rate(PROOFS_PER_HOUR, 100 * PROOFS_PER_HOUR)
         self._streams: Counter[str] = Counter()
 
+    def renewed(self, settings: WebSettings, control: Control | None) -> "Service":
+        """The same service with other settings: tests that wait for a proof and counts stay."""
+        fresh = Service(settings, self.desk, control)
+        fresh._unproved, fresh._proofs, fresh._streams = self._unproved, self._proofs, self._streams
+        return fresh
+
     def base(self, request: Request) -> str:
         """Where this service is, as the caller knows it."""
         return self.settings.url or f"{request.url.scheme}://{request.headers.get('host', self.settings.name)}"
