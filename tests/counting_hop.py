@@ -10,6 +10,9 @@ from collections.abc import Iterator
 
 ADDRESS = "127.0.0.1"
 
+GRACE_SECONDS = 0.005
+"""What was closed before another was opened may still be on its way here, from a processor that is busy."""
+
 
 class CountingHop:
     """Takes mail, a few messages a connection, and remembers the subject of each and the most connections at once."""
@@ -45,7 +48,11 @@ class CountingHop:
             with self._lock:
                 self._open.add(one)
             self.connections += 1
-            self.most = max(self.most, self.alive())
+            alive = self.alive()
+            if alive > self.most:
+                time.sleep(GRACE_SECONDS)
+                alive = min(alive, self.alive())
+            self.most = max(self.most, alive)
             threading.Thread(target=self._serve, args=(one,), daemon=True).start()
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import sqlite3
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from posthouse.spool.operate import act_without_server
 from posthouse.spool.recall import events_of, refusals, usage
 from posthouse.spool.space import SpaceLimits
 from posthouse.spool.sqlite import SqliteSpool
-from spooling import NOW, SMALL, accept, accept_many, deferred, envelope, message, relayed, sqlite_spool
+from spooling import NOW, SMALL, accept, accept_many, deferred, envelope, failed, message, relayed, sqlite_spool
 
 
 def _play(scene):
@@ -625,12 +626,38 @@ def test_acts_without_a_server_span_shards(tmp_path):
     assert act_without_server(tmp_path, Verb.HOLD, ids) == []
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_count_of_what_waits_is_kept_without_looking(tmp_path, seed):
+    dice = random.Random(seed)
+
+    async def scene():
+        for _ in range(2):  # the second time over what the first has left
+            with sqlite_spool(tmp_path / "1") as spool:
+                ids = []
+                for _ in range(25):
+                    ids += await accept_many(spool, 2, *(f"{n}@{n % 3}.example" for n in range(dice.randint(1, 4))))
+                    one, index = dice.choice(ids), dice.randrange(4)
+                    end = dice.choice((relayed, failed, deferred))
+                    known = [waiting.index for waiting in spool.pending(one)]
+                    if index in known:
+                        spool.record([end(one, index)])
+                    act = dice.choice((spool.hold, spool.release, spool.retry, spool.bounce, spool.delete, None))
+                    if act is not None:
+                        act(dice.sample(ids, 1), dice.choice((None, "1.example")))
+                spool.flush()
+                assert spool.state.queued == sum(count for _, _, count in spool.destinations())
+                assert spool.state.held > 0
+
+    _play(scene)
+
+
 def test_figures_for_metrics(tmp_path):
     async def scene():
         with sqlite_spool(tmp_path / "1") as spool:
             assert (spool.state.messages, spool.state.held, spool.state.oldest_at) == (0, 0, 0)
             ids = await accept_many(spool, 3, "a@one.example", "b@one.example")
             spool.hold(ids[:1])
+            assert spool.state.queued == 4
             assert (spool.state.messages, spool.state.held, spool.state.oldest_at) == (3, 2, NOW)
             spool.delete(ids[1:])
             assert spool.state.messages == 1

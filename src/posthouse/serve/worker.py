@@ -366,9 +366,8 @@ class Worker:
         }
 
     async def _metrics(self, _arguments: dict[str, Any]) -> dict[str, Any]:
-        waiting = [row for spool in self._spools.values() for row in spool.destinations()]
-        metrics.queue_recipients.set(sum(count for _, _, count in waiting))
         states = [spool.state for spool in self._spools.values()]
+        metrics.queue_recipients.set(sum(state.queued for state in states))
         metrics.spool_free_bytes.set(min(state.free_bytes for state in states))
         metrics.queue_messages.set(sum(state.messages for state in states))
         metrics.queue_held.set(sum(state.held for state in states))

@@ -37,6 +37,13 @@ def count_messages(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT count(DISTINCT message) FROM recipient").fetchone()[0])
 
 
+def count_unsettled(connection: sqlite3.Connection) -> int:
+    """How many recipients wait or are held; walks an index, so for the start only."""
+    queued = connection.execute("SELECT count(*) FROM recipient WHERE state=1").fetchone()[0]
+    held = connection.execute("SELECT count(*) FROM recipient WHERE state=2").fetchone()[0]
+    return int(queued + held)
+
+
 def held_and_oldest(connection: sqlite3.Connection) -> tuple[int, int]:
     """How many recipients are held, and when the oldest message arrived (0: there is none)."""
     held = connection.execute("SELECT count(*) FROM recipient WHERE state=2").fetchone()[0]

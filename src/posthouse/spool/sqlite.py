@@ -49,6 +49,8 @@ class SpoolState(msgspec.Struct, frozen=True):
     """Figures for metrics. Sizes are octets, times milliseconds since 1970."""
 
     messages: int
+    queued: int
+    """Recipients that wait."""
     held: int
     """Recipients."""
     oldest_at: int
@@ -114,6 +116,7 @@ class SqliteSpool:
             self._reader = open_reader(self.directory)
             self._ids = QueueIds(shard, max(reader.last_id(self._reader), self._batches.history.last_queue_id()))
             self._messages_at_start = reader.count_messages(self._reader)
+            self._unsettled_at_start = reader.count_unsettled(self._reader)
         except sqlite3.Error as error:
             raise spool_error(error, f"opening {self.directory}") from error
 
@@ -245,6 +248,7 @@ class SqliteSpool:
         held, oldest = self._read(reader.held_and_oldest)
         return SpoolState(
             self._messages_at_start + batches.writer.messages_added,
+            self._unsettled_at_start + batches.writer.unsettled_added - held,
             held,
             oldest,
             batches.log_bytes,

@@ -92,7 +92,10 @@ class Writer:
         self._places: dict[int, tuple[str, int]] = {}
         self.messages_added = 0
         """Messages inserted less those deleted, since the start, committed."""
+        self.unsettled_added = 0
+        """Recipients inserted less those settled, since the start, committed."""
         self._delta = 0
+        self._unsettled_delta = 0
         self.octets = 0
         """Octets of rows written since the last checkpoint, for judging the log's length."""
         self.chunks: list[Chunk] = []
@@ -104,14 +107,14 @@ class Writer:
         """Opens the transaction."""
         self.chunks = []
         self.orphans = self._files.take_empty()
-        self._delta = 0
+        self._delta = self._unsettled_delta = 0
         self._connection.execute("BEGIN IMMEDIATE")
 
     def rollback(self) -> None:
         """Ends the transaction as if nothing had been; what was reserved in files stays unused."""
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
-        self._delta = self.octets = 0
+        self._delta = self._unsettled_delta = self.octets = 0
         self._files.recount(self._connection.execute(USED))
         self._unsettled.clear()
         self._places.clear()
@@ -129,6 +132,7 @@ class Writer:
         _insert_messages.run(self._connection, messages)
         _insert_recipients.run(self._connection, recipients)
         self._delta += len(messages)
+        self._unsettled_delta += len(recipients)
         self._forget_surplus()
 
     def _place(self, queue_id: int, message: Message, own: dict[str, tuple[int, int]]) -> tuple[object, ...]:
@@ -175,8 +179,9 @@ class Writer:
         if deferred:
             self._connection.executemany(_DEFER, deferred)
         if settled:
-            self._connection.executemany(_SETTLE, settled)
+            self._unsettled_delta -= self._connection.executemany(_SETTLE, settled).rowcount
         if gone:
+            self._unsettled_delta -= len(gone)  # the last one of each
             self._delete(gone)
         if unknown:
             self._delete_finished(unknown)
@@ -209,6 +214,7 @@ class Writer:
     def committed(self) -> int:
         """The transaction is on disk. About how many pages of log it cost."""
         self.messages_added += self._delta
+        self.unsettled_added += self._unsettled_delta
         pages = int(self.octets / 4096 * 1.3) + 8
         self.octets = 0
         return pages
