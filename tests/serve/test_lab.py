@@ -1,14 +1,23 @@
 """The lab as `serve` runs it, and the shapes that neither `serve` nor `check` takes."""
 
+import asyncio
 import json
 import smtplib
 import time
 
 import pytest
 
-from collecting import DOMAIN, lab_line, send
+from collecting import DOMAIN, collecting, lab_line, send
 from peer_programs import wait_until
+from posthouse.config import load_config
+from posthouse.serve import collecting as key_owner
 from posthouse.serve.admission import NotAdmitted, admit
+from posthouse.serve.testing import collector_of
+from posthouse.tester import message
+from posthouse.tester.case import CASES
+from posthouse.tester.prober import ProberSettings, probe
+from posthouse.tester.report import Report, Target
+from posthouse.tester.verdict import CaseVerdict, HostVerdict
 from posthouse_server import ADDRESS, configured, posthouse
 
 
@@ -108,3 +117,24 @@ def test_reload_tells_of_a_lab_and_takes_it_away_again() -> None:
         server.configuration.write_text(text)
         said = json.loads(server.command("reload", "--json").stdout)
         assert f"the lab on {ADDRESS}:{server.port} is closed" in said["changes"]
+
+
+def test_relay_test_of_a_lab_says_open_with_the_probe_back() -> None:
+    with collecting(listener=lab_line()) as collector:
+        config = load_config(collector.server.configuration)
+
+        async def test() -> Report:
+            client, why = collector_of(config)
+            assert client is not None, why
+            settings = ProberSettings(
+                message.Tester("tester.test", "postmaster@tester.test"),
+                numbers=frozenset(case.number for case in CASES[:3]),
+                delivery_seconds=20,
+            )
+            target = Target("127.0.0.1", collector.server.port)
+            return await probe(target, settings, tokens=key_owner.testers_key(config), collector=client)
+
+        report = asyncio.run(test())
+        assert report.verdict is HostVerdict.OPEN, (report.words, report.results)
+        assert report.results[0].verdict is CaseVerdict.RELAYED
+        assert report.is_collector_used

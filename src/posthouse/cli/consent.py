@@ -67,6 +67,7 @@ async def _prove(config: "Config", name: str, port: int, method: Method, typed: 
 async def _addresses(resolver: "Resolver", name: str) -> tuple[IPv4Address | IPv6Address, ...]:
     from posthouse.dns.host import find_host  # noqa: PLC0415
     from posthouse.dns.mx import NextHops  # noqa: PLC0415
+    from posthouse.mail.reason import Slug  # noqa: PLC0415
 
     try:
         return (ip_address(name.removeprefix("[").removesuffix("]")),)
@@ -74,6 +75,8 @@ async def _addresses(resolver: "Resolver", name: str) -> tuple[IPv4Address | IPv
         pass
     found = await find_host(resolver, name, lambda _addresses: None)
     if not isinstance(found, NextHops):
+        if found.reason.slug is Slug.DNS_FAILED:
+            fail(f"the DNS does not answer for {name}: try again", ExitStatus.NO_VERDICT)
         fail(f"{name} has no address that could be found: check the name")
     return found.hosts[0].addresses
 
