@@ -8,9 +8,9 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 from posthouse.dns.mx import Host, LookupDeferred, NextHops, Shuffle, in_turn
-from posthouse.dns.reach import Address
 from posthouse.dns.resolver import Answer, LookupFailed, Resolver
 from posthouse.mail.reason import Reason, Slug
+from posthouse.smtp.ip import Address
 
 HOSTS_FILE = Path("/etc/hosts")
 HOSTS_FILE_TTL = 60.0  # seconds

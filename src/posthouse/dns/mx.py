@@ -12,9 +12,10 @@ from typing import Any, ClassVar, Protocol
 
 import msgspec
 
-from posthouse.dns.reach import Address, is_public
+from posthouse.dns.reach import is_public
 from posthouse.dns.resolver import Answer, LookupFailed, MailExchange, NoName, Resolver, is_host_name
 from posthouse.mail.reason import Reason, Slug
+from posthouse.smtp.ip import Address
 
 RECORDS_READ = 100
 HOSTS_TRIED = 20

@@ -2,7 +2,7 @@
 
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
-Address = IPv4Address | IPv6Address
+from posthouse.smtp.ip import Address, normalise_address
 
 _TRANSLATED = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))  # NAT64 (RFC 6052, RFC 8215)
 _UNSPECIFIED_BLOCK = IPv6Network("::/8")  # holds ::1, IPv4-mapped and IPv4-compatible addresses (RFC 4291 2.5)
@@ -11,8 +11,9 @@ _IPV4 = 0xFFFFFFFF
 
 def _embedded(address: IPv6Address) -> IPv4Address | None:
     """The IPv4 address that a mapped, translated or 6to4 address leads to."""
-    if address.ipv4_mapped is not None:
-        return address.ipv4_mapped
+    plain = normalise_address(address)
+    if isinstance(plain, IPv4Address):
+        return plain
     if any(address in network for network in _TRANSLATED):
         return IPv4Address(int(address) & _IPV4)
     return address.sixtofour

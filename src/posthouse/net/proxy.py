@@ -8,9 +8,11 @@ Source: "The PROXY protocol", haproxy.org, sections 2.1 and 2.2.
 """
 
 import struct
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 
 import msgspec
+
+from posthouse.smtp.ip import normalise_address
 
 V1_OCTETS = 107
 """The longest v1 line, CRLF included (section 2.1)."""
@@ -123,12 +125,7 @@ def _proxied(
 ) -> Header:
     if "%" in str(source) or "%" in str(destination):
         return Malformed("The PROXY line holds an address with a zone")
-    return Proxied(_plain(source), source_port, _plain(destination), destination_port)
-
-
-def _plain(address: IPv4Address | IPv6Address) -> str:
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return str(ip_address(mapped) if mapped else address)
+    return Proxied(str(normalise_address(source)), source_port, str(normalise_address(destination)), destination_port)
 
 
 def _port(word: bytes) -> int:

@@ -1,13 +1,11 @@
-"""Sets of IP networks, and how addresses are made comparable.
-
-A client's address is an IPv4Address even when it came in over IPv6 as ::ffff:192.0.2.1 (RFC 4291 2.5.5.2), so that one
-rule holds for both and no second spelling slips past it.
-"""
+"""Sets of IP networks. A client's address is an IPv4Address even when it came in over IPv6 as ::ffff:192.0.2.1."""
 
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, collapse_addresses, ip_address, ip_network
 
-Address = IPv4Address | IPv6Address
+from posthouse.smtp.ip import Address as Address  # noqa: PLC0414 - for those who ask about networks
+from posthouse.smtp.ip import normalise_address as normalise_address  # noqa: PLC0414
+
 Network = IPv4Network | IPv6Network
 
 _MEMO_LIMIT = 16_384  # addresses a family; a flood of strangers must not fill the memory
@@ -17,15 +15,6 @@ _MAPPED = IPv6Network("::ffff:0:0/96")
 
 class NetworkError(ValueError):
     """The text is not an address or network; the message is a sentence with the remedy."""
-
-
-def normalise_address(address: Address) -> Address:
-    """The address in its one form: IPv4-mapped IPv6 turned into IPv4, the scope of a link-local address dropped."""
-    if isinstance(address, IPv4Address):
-        return address
-    if address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return IPv6Address(int(address)) if address.scope_id else address
 
 
 def parse_address(text: str) -> Address:
