@@ -179,7 +179,8 @@ class FakeWorker:
     async def greet(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         from posthouse.observe import metrics
 
-        metrics.sessions.inc("127.0.0.1:25")
+        if writer.get_extra_info("peername")[0] != "127.0.0.2":  # whence the supervisor tests its listeners
+            metrics.sessions.inc("127.0.0.1:25")
         told = self.told
         writer.write(
             f"220 worker {told.worker} pid {os.getpid()} generation {self.generation} relay {self.relay} shards {told.shards}\r\n".encode()

@@ -113,8 +113,9 @@ Verify = Callable[[str, str, str], Awaitable[Verified]]
 """(login, password, client address) -> Verified, off the event loop where it is slow."""
 
 
-Witness = Callable[[str, ClientAddress], None]
-"""Told the EHLO name and the address of a client that may carry an echo (tester.echo)."""
+Witness = Callable[[str, ClientAddress], bool]
+"""Told the EHLO name and the address of a client that may carry an echo (tester.echo). True: it is the server's own
+self-test, of which nothing is logged or counted."""
 
 
 class Desk(msgspec.Struct):
@@ -187,6 +188,7 @@ class Session:
         self._finishing: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
         self._is_counted = False
+        self._is_rehearsal = False
         self._is_gone = False
         self._handlers: dict[type[Event], Callable[..., Reply | None]] = {
             MailFrom: self._mail,
@@ -264,11 +266,18 @@ class Session:
     def _greeted(self, event: Greeted) -> None:
         self._verb, self._hello_name = event.verb, event.hello_name
         if self._desk.witness is not None and ECHO_MARK in event.hello_name.lower():
-            self._desk.witness(event.hello_name, self._client)
+            self._begin_rehearsal(self._desk.witness(event.hello_name, self._client))
         self._drop_transaction()
         self._trace = None
 
+    def _begin_rehearsal(self, is_own_test: bool) -> None:
+        if is_own_test and not self._is_rehearsal:
+            self._is_rehearsal = True
+            metrics.sessions.inc(self._desk.listener, -1)  # it was no client's
+
     def _refused(self, event: CommandRefused) -> None:
+        if self._is_rehearsal:
+            return
         metrics.commands_refused.inc(str(event.reply.code))
         log.info(
             "command-refused",
@@ -302,7 +311,8 @@ class Session:
         answer = decide(facts, rules)
         if type(answer) is not Grant:
             return self._no(path, answer)
-        metrics.decisions.inc(answer.reason.slug)
+        if not self._is_rehearsal:
+            metrics.decisions.inc(answer.reason.slug)
         expanded = expand(path, answer, rules)
         if not isinstance(expanded, tuple):
             return self._no(path, expanded)
@@ -319,6 +329,8 @@ class Session:
     def _no(self, path: Path, answer: Refusal | Deferral | Need | Grant) -> Reply:
         if not isinstance(answer, Refusal | Deferral):  # a fact still missing here can't be had: closed when in doubt
             return Reply(451, "4.7.1", ("It is not known who you are; try again later",))
+        if self._is_rehearsal:
+            return answer.reply
         metrics.decisions.inc(answer.reason.slug)
         log.info(
             "recipient-refused",

@@ -72,8 +72,8 @@ def admit(path: Path | None) -> Admitted:
         raise NotAdmitted(f"{config.place} would make an open relay. {' '.join(closure.sentences)}")
     tested = rehearse(config, rules)
     if tested.relayed is not None:
-        dialogue = "".join(f"\n    {line}" for line in tested.relayed.dialogue)
-        raise NotAdmitted(f"{config.place} would make an open relay. {tested.relayed.sentence} The dialogue:{dialogue}")
+        words = f"{tested.relayed.sentence} The dialogue:{tested.relayed.dialogue_text}"
+        raise NotAdmitted(f"{config.place} would make an open relay. {words}")
     return Admitted(config, rules, (*find_warnings(config), *closure.doubts, *doubts), tested)
 
 

@@ -20,7 +20,7 @@ from posthouse.serve.masking import (
     status_of,
     still_true,
 )
-from posthouse.tester.echo import NONCE_SECONDS, Echo, new_nonce
+from posthouse.tester.echo import NONCE_SECONDS, Echo, hello_name, new_nonce, own_key
 from posthouse.tester.token import KeyFault, TokenKey, make_key
 
 
@@ -59,6 +59,13 @@ class Echoes:
             raise ControlRefusal(f"{self._data.path / ECHO_KEY} can't be used; the log of the start says why")
         now = time.time()
         return {"nonce": new_nonce(self._key, now), "expires_at": now + NONCE_SECONDS}
+
+    def self_test_name(self, seen_as: str) -> str:
+        """The EHLO name of a self-test that will be seen with that address."""
+        name = f"self-test.{self._config().hostname}"
+        if self._key is None:
+            return name
+        return hello_name(new_nonce(own_key(self._key), time.time()), seen_as, name)
 
     async def hear(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """What a worker heard; the answer says what holds."""

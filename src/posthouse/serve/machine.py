@@ -3,11 +3,14 @@
 No netlink socket: a hardened unit has none. What can't be read is said, not taken for "there is none".
 """
 
+import contextlib
+from ipaddress import IPv6Address
 from pathlib import Path
 
 import msgspec
 
-from posthouse.policy.gateways import Gateway, bridge_addresses, default_gateways
+from posthouse.policy.gateways import Gateway, bridge_addresses, default_gateways, local_addresses4
+from posthouse.policy.networks import Address
 
 _IPV6_ONLY = ("ipv6_route", "if_inet6")
 
@@ -41,6 +44,17 @@ def look_around(proc: Path = Path("/proc/self/net"), interfaces: Path = Path("/s
     gateways = default_gateways(texts["route"], texts["ipv6_route"])
     gateways += bridge_addresses(bridges, texts["route"], texts["fib_trie"], texts["if_inet6"])
     return Surroundings(tuple(gateways), tuple(unread))
+
+
+def own_addresses(proc: Path = Path("/proc/self/net")) -> tuple[Address, ...]:
+    """This machine's addresses beside loopback and link-local, as far as they can be read."""
+    found: list[Address] = []
+    with contextlib.suppress(OSError):
+        found += local_addresses4((proc / "fib_trie").read_text("ascii", "replace"))
+    with contextlib.suppress(OSError):
+        lines = (proc / "if_inet6").read_text("ascii", "replace").splitlines()
+        found += (IPv6Address(int(line.split()[0], 16)) for line in lines if line.split())
+    return tuple(one for one in found if not one.is_loopback and not one.is_link_local)
 
 
 def find_bridges(interfaces: Path = Path("/sys/class/net")) -> frozenset[str] | None:

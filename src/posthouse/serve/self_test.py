@@ -35,7 +35,8 @@ from posthouse.spool.memory import MemorySpool
 from posthouse.tester.case import CASES, Case, Names
 
 _TLS = "TLSv1.3 in memory"
-_OWN_ROLES = (ListenerRole.RELAY, ListenerRole.SUBMISSION)
+OWN_ROLES = (ListenerRole.RELAY, ListenerRole.SUBMISSION)
+"""Of the listeners that take mail for the relay."""
 
 
 class Relayed(msgspec.Struct, frozen=True):
@@ -57,6 +58,12 @@ class Relayed(msgspec.Struct, frozen=True):
             f"The self-test was relayed at {self.listener}: case {self.case_number} ({self.case_name}), from {self.client}, "
             f"to {self.forward_path} by the grant {self.rule}."
         )
+
+
+    @property
+    def dialogue_text(self) -> str:
+        """The dialogue, each line on one of its own, indented."""
+        return "".join(f"\n    {line}" for line in self.dialogue)
 
 
 class SelfTest(msgspec.Struct, frozen=True):
@@ -87,11 +94,12 @@ class SelfTest(msgspec.Struct, frozen=True):
             + ("none was relayed" if self.is_closed else "ONE WAS RELAYED")
         )
 
-
     @property
     def lines(self) -> tuple[str, ...]:
         """For `check`: what was done, what was left out, and the dialogue of what was relayed."""
-        dialogue = () if self.relayed is None else (self.relayed.sentence, *(f"  {one}" for one in self.relayed.dialogue))
+        dialogue = (
+            () if self.relayed is None else (self.relayed.sentence, *(f"  {one}" for one in self.relayed.dialogue))
+        )
         return (self.sentence, *self.excluded, *dialogue)
 
 
@@ -117,7 +125,7 @@ def rehearse(config: Config, rules: Rules, cases: Sequence[Case] = CASES) -> Sel
     """
     began = time.monotonic()
     rules = with_networks(with_relay(rules, enabled=True), suspended=False)
-    mine = [one for one in config.listeners if one.role in _OWN_ROLES]
+    mine = [one for one in config.listeners if one.role in OWN_ROLES]
     callers = _callers(rules)
     tally = _Tally()
     with log.silenced(), metrics.uncounted():
@@ -161,7 +169,7 @@ def _by_shape(config: Config, listeners: list[ListenerSettings]) -> dict[_Shape,
 
 def _excluded(config: Config) -> Iterator[str]:
     for one in config.listeners:
-        if one.role not in _OWN_ROLES:
+        if one.role not in OWN_ROLES:
             why = "open on purpose, by its own rules" if one.role is ListenerRole.LAB else "it has no way to the queue"
             yield f"{listener_key(one)}: the {one.role} is left out of the self-test, {why}"
 
@@ -203,10 +211,10 @@ def _rounds(
     first = listeners[0]
     many = 1 if first.role is ListenerRole.SUBMISSION else max(len(known), len(domains))
     for n in range(many):
-        yield first, known[n % len(known)], _names(config, rules, first, domains[n % len(domains)])
+        yield first, known[n % len(known)], names_for(config, rules, first, domains[n % len(domains)])
     proxied = next((one for one in listeners if one.proxy is ProxyUse.REQUIRED), None)
     if proxied is not None:
-        yield proxied, callers[-1], _names(config, rules, proxied, domains[0])
+        yield proxied, callers[-1], names_for(config, rules, proxied, domains[0])
 
 
 def _own_domains(rules: Rules) -> tuple[str, ...]:
@@ -220,10 +228,11 @@ def _own_domains(rules: Rules) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _names(config: Config, rules: Rules, listener: ListenerSettings, domain: str) -> Names:
+def names_for(config: Config, rules: Rules, listener: ListenerSettings, domain: str = "") -> Names:
+    """What the placeholders of the cases stand for at a listener; `domain` "": the first of ours."""
     host = "192.0.2.1" if listener.host in ("0.0.0.0", "::", "") else listener.host  # noqa: S104 - a name, not a bind
     return Names(
-        target_domain=domain,
+        target_domain=domain or (*_own_domains(rules), config.hostname.lower())[0],
         target_name=config.hostname.lower(),
         target_address=f"IPv6:{host}" if ":" in host else host,
         third_local="self-test",
@@ -332,7 +341,7 @@ class MemorySession:
                 if not (is_alias or is_ours) or grant.kind not in _STRANGERS_GRANTS:
                     rule = f"{grant.kind} ({grant.reason.words})"
                     return Relayed(
-                        case.number, case.name, self._listener, client, f"<{path}>", rule, _lines_of(self._dialogue)
+                        case.number, case.name, self._listener, client, f"<{path}>", rule, lines_of(self._dialogue)
                     )
         return None
 
@@ -372,7 +381,7 @@ class MemorySession:
 _STRANGERS_GRANTS = (GrantKind.LOCAL_DELIVERY, GrantKind.RELAY_DOMAIN, GrantKind.FORWARDING)
 
 
-def _lines_of(dialogue: list[tuple[str, bytes]]) -> tuple[str, ...]:
+def lines_of(dialogue: list[tuple[str, bytes]]) -> tuple[str, ...]:
     """As a transcript shows it; what is not plain text is escaped."""
     return tuple(
         f"{side}: {line.decode('utf-8', 'backslashreplace').translate(_ESCAPES)}"

@@ -36,6 +36,7 @@ from posthouse.serve.listening import Change, Listening
 from posthouse.serve.notify import notify, notify_reloading, watchdog_seconds
 from posthouse.serve.privileges import Identity, PrivilegeError
 from posthouse.serve.queue_acts import act_on_queue
+from posthouse.serve.self_test_live import LiveTest, rehearse_live
 from posthouse.serve.shared import Shared
 from posthouse.serve.start import ListenerSocket, Prepare, WorkerStart, to_arguments
 from posthouse.serve.web_keeper import WebKeeper
@@ -128,6 +129,7 @@ class Supervisor:
             self._log_warnings()
         try:
             await self._start_workers()
+            await self._test_listeners()
             await self._control.start(self._listening.control)
             await self._start_web()
             await self._start_endpoint()
@@ -191,6 +193,23 @@ class Supervisor:
         self._stop_wanted.add_done_callback(lambda _: starting.cancel())  # no harm once it is done
         with contextlib.suppress(asyncio.CancelledError):
             await starting
+
+    async def _test_listeners(self) -> None:
+        """Says the cases over the listeners as they are. FleetError (2) when one is let in: the server ends."""
+        if self._stop_wanted.done():
+            return
+        live = await self._rehearse_live()
+        if live.relayed is not None:
+            await self._stop(HURRIED_STOP_SECONDS)
+            raise FleetError(f"{live.relayed.sentence} The dialogue:{live.relayed.dialogue_text}", 2)
+
+    async def _rehearse_live(self) -> LiveTest:
+        places = [(place.text, place.bound_port) for place in self._listening.places]
+        live = await rehearse_live(self.config, self._admitted.rules, places, self._echoes.self_test_name)
+        log.info("self-tested-live", words=live.sentence)
+        for words in live.untried:
+            log.info("self-test-untried", words=words)
+        return live
 
     def _plan(self, index: int) -> tuple[WorkerStart, list[int]]:
         """What worker number `index` is told: the shards of a time with more workers are adopted."""
@@ -298,14 +317,17 @@ class Supervisor:
     async def set_relay(self, enabled: bool) -> None:
         """Turns the relay option: durable first, then at once in every worker. ControlRefusal."""
         async with self._changing:
-            try:
-                self._data.set_relay_enabled(enabled)
-            except OSError as error:
-                raise ControlRefusal(f"can't note the relay option in {self._data.path}: {error.strerror}") from error
-            self._relay_enabled = enabled
-            metrics.relay_enabled.set(1 if enabled else 0)
-            log.warning("relay-on" if enabled else "relay-off")
-            await self._in_every_worker("relay", enabled=enabled)
+            await self._turn_relay(enabled=enabled)
+
+    async def _turn_relay(self, *, enabled: bool) -> None:
+        try:
+            self._data.set_relay_enabled(enabled)
+        except OSError as error:
+            raise ControlRefusal(f"can't note the relay option in {self._data.path}: {error.strerror}") from error
+        self._relay_enabled = enabled
+        metrics.relay_enabled.set(1 if enabled else 0)
+        log.warning("relay-on" if enabled else "relay-off")
+        await self._in_every_worker("relay", enabled=enabled)
 
     async def _suspend_in_workers(self) -> None:
         await self._in_every_worker("suspend", listeners=list(self._echoes.suspended))
@@ -376,7 +398,20 @@ class Supervisor:
             self._listening.metrics = change.metrics
             await self._start_endpoint()
         await self._reload_web(old, change)
+        await self._test_listeners_again()
         return changes
+
+    async def _test_listeners_again(self) -> None:
+        """After a reload there is no way back: should a case be let in now, relaying goes off altogether. ControlRefusal."""
+        live = await self._rehearse_live()
+        if live.relayed is None:
+            return
+        log.error("self-test-relayed", words=live.relayed.sentence, dialogue=live.relayed.dialogue)
+        await self._turn_relay(enabled=False)
+        raise ControlRefusal(
+            f"{live.relayed.sentence} The new configuration is in force, and relaying is turned OFF: mend it and reload, "
+            f"then say `posthouse relay on`. The dialogue:{live.relayed.dialogue_text}"
+        )
 
     def _check_changeable(self, new: Config) -> None:
         for key in ("data_dir", "workers", "user"):

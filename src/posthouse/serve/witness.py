@@ -15,7 +15,7 @@ from posthouse.observe import log, metrics
 from posthouse.policy.facts import ClientAddress, Unknown
 from posthouse.policy.rules import Rules, with_networks
 from posthouse.serve.channel import ChannelClosed, ChannelRefusal
-from posthouse.tester.echo import Heard, judge_echo
+from posthouse.tester.echo import Heard, judge_echo, own_key
 from posthouse.tester.token import KeyFault, TokenKey, load_key
 
 Tell = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
@@ -45,14 +45,19 @@ class Witness:
             self.suspended = frozenset(listeners)
             self._changed()
 
-    def hear(self, listener: str, hello_name: str, client: ClientAddress) -> None:
-        """An EHLO name that may carry an echo. A client without an address gets no network grant, so there is nothing to learn."""
+    def hear(self, listener: str, hello_name: str, client: ClientAddress) -> bool:
+        """An EHLO name that may carry an echo; whether it is that of the server's own self-test.
+
+        A client without an address gets no network grant, so there is nothing to learn.
+        """
         if self._key is None or isinstance(client, Unknown):
-            return
+            return False
+        if judge_echo(own_key(self._key), hello_name, client, time.time()).heard is Heard.AGREES:
+            return True
         echo = judge_echo(self._key, hello_name, client, time.time())
         metrics.echoes.inc(echo.heard)
         if echo.heard not in (Heard.AGREES, Heard.DIFFERS) or (listener, echo.nonce_id) in self._told:
-            return
+            return False
         if len(self._told) >= _MOST_TOLD:
             self._told.clear()
         self._told[listener, echo.nonce_id] = None
@@ -61,6 +66,7 @@ class Witness:
         task = asyncio.get_running_loop().create_task(self._report(listener, msgspec.to_builtins(echo)))
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)
+        return False
 
     async def _report(self, listener: str, echo: dict[str, Any]) -> None:
         try:

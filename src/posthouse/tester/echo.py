@@ -76,6 +76,11 @@ def new_nonce(key: TokenKey, now: float, seconds: float = NONCE_SECONDS) -> str:
     return _text(octets) + _secret(key, octets)
 
 
+def own_key(key: TokenKey) -> TokenKey:
+    """The key of nonces that a server gives to nobody: by them it knows its own self-test."""
+    return TokenKey(hmac.new(key.secret, b"posthouse self-test 1", hashlib.sha256).digest())
+
+
 def is_nonce(text: str) -> bool:
     """It has the form of a nonce. Whether it is one only its server can tell."""
     return _NONCE.fullmatch(text.strip().lower()) is not None
