@@ -523,12 +523,14 @@ _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid; a uid may be
 
 
 def _peer_of(transport: asyncio.Transport) -> Peer:
-    sock = cast("socket.socket", transport.get_extra_info("socket"))
-    if sock.family == socket.AF_UNIX:
+    name = transport.get_extra_info("peername")
+    if not isinstance(name, tuple):
+        sock = cast("socket.socket", transport.get_extra_info("socket"))
+        if sock.family != socket.AF_UNIX:
+            return Peer("", 0)  # no name: the client is gone already
         _pid, uid, _gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
         return Peer("", 0, uid)
-    name = transport.get_extra_info("peername")
-    address, port = (name[0], name[1]) if name else ("", 0)  # no name: the client is gone already
+    address, port = name[0], name[1]
     if address.startswith(_MAPPED):
         address = address[len(_MAPPED) :]
     return Peer(address.partition("%")[0], port)

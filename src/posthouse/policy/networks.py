@@ -1,5 +1,6 @@
 """Sets of IP networks. A client's address is an IPv4Address even when it came in over IPv6 as ::ffff:192.0.2.1."""
 
+import functools
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, collapse_addresses, ip_address, ip_network
 
@@ -17,6 +18,7 @@ class NetworkError(ValueError):
     """The text is not an address or network; the message is a sentence with the remedy."""
 
 
+@functools.lru_cache(maxsize=4096)
 def parse_address(text: str) -> Address:
     """An address from its text, brackets allowed. NetworkError when it is none."""
     try:

@@ -6,7 +6,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from ipaddress import ip_address
 from typing import Protocol
 
 import msgspec
@@ -20,7 +19,7 @@ from posthouse.mail.trace import TraceWriter, protocol_keyword
 from posthouse.observe import log, metrics
 from posthouse.policy.decide import Deferral, Need, Refusal, decide, expand, lab_over
 from posthouse.policy.facts import ClientAddress, Facts, Role, Unknown
-from posthouse.policy.networks import normalise_address
+from posthouse.policy.networks import parse_address
 from posthouse.policy.rules import Rules
 from posthouse.relay.intake import Draft, Intake
 from posthouse.smtp.address import Path
@@ -209,7 +208,7 @@ class Session:
         """Who calls; None: greet with the engine's banner."""
         self._client_text, self._port, self._uid = peer.address, peer.port, peer.uid
         if peer.address and peer.is_address_known:
-            self._client = normalise_address(ip_address(peer.address))
+            self._client = parse_address(peer.address)
         else:
             self._client = Unknown.NOT_LEARNABLE
         # A password may come in the clear only from this machine itself (contract of `submission`, RFC 4954 4).

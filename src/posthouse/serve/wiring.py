@@ -23,7 +23,7 @@ from posthouse.net.listen import address_text
 from posthouse.net.server import Handler, ListenerPlan, ServerProtocol, Timeouts
 from posthouse.net.tls import TlsError, server_context
 from posthouse.policy.facts import Role
-from posthouse.policy.networks import NetworkSet, normalise_address
+from posthouse.policy.networks import NetworkSet, parse_address
 from posthouse.policy.rules import Rules
 from posthouse.relay.backoff import RetryPlan
 from posthouse.relay.intake import Intake
@@ -195,7 +195,7 @@ def plan_of(
         listener.tls is not None and listener.tls.implicit,
         None if proxies is None else lambda address: ip_address(address) in proxies,
         # Postfix does so too: who may relay anyway is not kept from it by a limit that is for strangers.
-        lambda address: desk.role is Role.RELAY and desk.rules.trusts(normalise_address(ip_address(address))),
+        lambda address: desk.role is Role.RELAY and desk.rules.trusts(parse_address(address)),
     )
 
 

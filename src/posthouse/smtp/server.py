@@ -12,6 +12,7 @@ the driver shuts its sending side, reads on a little and closes, so that the rep
 """
 
 import collections
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,7 +33,7 @@ from posthouse.smtp.command import (
     command_line_limit,
     parse_command,
 )
-from posthouse.smtp.content import ContentReader, Fault
+from posthouse.smtp.content import ContentLimits, ContentReader, Fault
 from posthouse.smtp.driving import CLOSED, NEED_DATA, PAUSED, Ending, LocalProtocolError, Signal, Timeout
 from posthouse.smtp.event import (
     CommandAnswered,
@@ -107,9 +108,7 @@ class ServerConnection:
         self._after_swallowing: Callable[[], Event | None] = _nothing
         self._mails = 0
         self._mail_max = settings.mail_max
-        self._content_limits = settings.content_limits
-        self._too_large = answers.too_large(settings.size_limit)
-        self._goodbye = reply(221, "2.0.0", f"{settings.hostname} closing the connection")
+        self._content_limits, self._greeting, self._goodbye, self._too_large = _fixed(settings)
         self._step: _Step = ServerConnection._wait
 
     # What the driver asks and tells.
@@ -154,8 +153,7 @@ class ServerConnection:
     def greet(self, answer: Reply | None = None) -> None:
         """Sends the greeting: 220, the default; 554 to serve nothing but QUIT (RFC 5321 3.1); 421 to close."""
         if answer is None:
-            protocol = "LMTP" if self._settings.dialect is Dialect.LMTP else "ESMTP"
-            answer = reply(220, "", f"{self._settings.hostname} {protocol} {self._settings.banner}")
+            answer = self._greeting
         if answer.is_transient:
             self._outbox.close(answer, Ending.DRAIN)
         else:
@@ -565,6 +563,18 @@ class ServerConnection:
 
     def _line_limit(self, head: bytes) -> int:
         return command_line_limit(head, self._standing.offers)
+
+
+@functools.lru_cache(maxsize=64)
+def _fixed(settings: ServerSettings) -> tuple[ContentLimits, Reply, Reply, Reply]:
+    """What all sessions of a listener share: bounds, greeting, farewell, and the refusal of what is too large."""
+    protocol = "LMTP" if settings.dialect is Dialect.LMTP else "ESMTP"
+    return (
+        settings.content_limits,
+        reply(220, "", f"{settings.hostname} {protocol} {settings.banner}"),
+        reply(221, "2.0.0", f"{settings.hostname} closing the connection"),
+        answers.too_large(settings.size_limit),
+    )
 
 
 def _nothing() -> None:

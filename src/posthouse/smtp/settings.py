@@ -15,7 +15,7 @@ class Dialect(enum.StrEnum):
     LMTP = "LMTP"
 
 
-class ServerSettings(msgspec.Struct, frozen=True):
+class ServerSettings(msgspec.Struct, frozen=True, cache_hash=True):
     """Settings of a `ServerConnection`.
 
     `size_limit` (octets, 0: none) is offered as SIZE. `mail_max` and `rcpt_max` bound transactions a session and recipients a

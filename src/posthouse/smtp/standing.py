@@ -1,11 +1,13 @@
 """How a session stands: under TLS or not, logged in or not, and so what EHLO offers and what is refused for lack of it."""
 
+import functools
+
 import msgspec
 
 from posthouse.smtp import answers
 from posthouse.smtp.command import NOT_IMPLEMENTED
 from posthouse.smtp.event import Verb
-from posthouse.smtp.extension import NO_OFFERS, Offers
+from posthouse.smtp.extension import NO_OFFERS, Limits, Offers
 from posthouse.smtp.reply import Reply
 from posthouse.smtp.sasl import MECHANISMS
 from posthouse.smtp.settings import ServerSettings
@@ -14,7 +16,7 @@ from posthouse.smtp.settings import ServerSettings
 class Standing:
     """The standing of one session. `offers` is what EHLO says now."""
 
-    __slots__ = ("_hello", "_is_clear_allowed", "_long_hello", "_settings", "is_logged_in", "is_tls", "offers")
+    __slots__ = ("_announced", "_is_clear_allowed", "_long_hello", "_settings", "is_logged_in", "is_tls", "offers")
 
     def __init__(self, settings: ServerSettings) -> None:
         self.is_tls = False
@@ -22,7 +24,7 @@ class Standing:
         self.offers: Offers = NO_OFFERS
         self._settings = settings
         self._is_clear_allowed = settings.auth_in_clear_allowed
-        self._hello = self._long_hello = Reply(250, "", (settings.hostname,))
+        self._announced = (settings.mail_max, settings.rcpt_max)
         self._refresh()
 
     def allow_auth_in_clear(self, *, allowed: bool) -> None:
@@ -32,7 +34,7 @@ class Standing:
 
     def announce(self, *, mail_max: int, rcpt_max: int) -> None:
         """Other LIMITS than the settings'."""
-        self._settings = msgspec.structs.replace(self._settings, mail_max=mail_max, rcpt_max=rcpt_max)
+        self._announced = (mail_max, rcpt_max)
         self._refresh()
 
     def begin_tls(self) -> None:
@@ -43,7 +45,7 @@ class Standing:
 
     def hello(self, verb: Verb) -> Reply:
         """The answer to a greeting."""
-        return self._hello if verb is Verb.HELO else self._long_hello
+        return Reply(250, "", (self._settings.hostname,)) if verb is Verb.HELO else self._long_hello
 
     def refusal_of_mail(self) -> Reply | None:
         """Why MAIL must wait (RFC 6409 4.3, RFC 3207 4)."""
@@ -68,6 +70,12 @@ class Standing:
         return answers.ALREADY_TLS if self.is_tls else None
 
     def _refresh(self) -> None:
-        settings = self._settings
-        self.offers = settings.offers(tls=self.is_tls, auth=self.is_tls or self._is_clear_allowed)
-        self._long_hello = Reply(250, "", (settings.hostname, *self.offers.lines()))
+        may_log_in = self.is_tls or self._is_clear_allowed
+        self.offers, self._long_hello = _welcome(self._settings, self.is_tls, may_log_in, *self._announced)
+
+
+@functools.lru_cache(maxsize=256)
+def _welcome(settings: ServerSettings, tls: bool, auth: bool, mail_max: int, rcpt_max: int) -> tuple[Offers, Reply]:
+    """What EHLO offers, and its reply: the same for nearly all clients of a listener."""
+    offers = msgspec.structs.replace(settings.offers(tls=tls, auth=auth), limits=Limits(mail_max, rcpt_max))
+    return offers, Reply(250, "", (settings.hostname, *offers.lines()))
