@@ -15,6 +15,10 @@ from peer_programs import server_directory
 from posthouse_server import route_to
 
 ALL: tuple[tuple[str, str], ...] = tuple((stage, fault) for stage in STAGES for fault in FAULTS)
+UNFELT_MS = 1000.0
+"""A p99 below this is no delay by others: whoever waits for a next hop that hangs waits this long at least (`short-patience`). What
+little there is on a machine kept busy is the load's."""
+
 EACH = 3
 """Messages for each bad destination."""
 
@@ -58,11 +62,11 @@ def suffer_bad_hops(wanted: Sequence[tuple[str, str]] = ALL, seconds: float = 4.
         pid = going.victims.start()
         found = BadHops(Findings(), len(wanted))
         time.sleep(0.5)
-        found.quiet_ms, _ = _measure(going, seconds)
+        found.quiet_ms, _ = measure(going, seconds)
         _send_to_all(going, wanted)
-        found.troubled_ms, found.stuck = _measure(going, seconds)
+        found.troubled_ms, found.stuck = measure(going, seconds)
         bad.mend()
-        _wait_until_settled(going, 6.0 if sabotage else 40.0)
+        wait_until_settled(going, 6.0 if sabotage else 40.0)
         if sabotage:
             going.victims.kill(pid)
             found.findings = going.judge_after_sabotage()
@@ -84,19 +88,20 @@ def _send_to_all(going: Run, wanted: Sequence[tuple[str, str]]) -> None:
                 going.ledger.answered(name, client.hand_in(octets, recipients))
 
 
-def _measure(going: Run, seconds: float) -> tuple[float, int]:
+def measure(going: Run, seconds: float, recipient: str = "b@dst.test") -> tuple[float, int]:
     """(p99 in ms, how many had not arrived) of what was acknowledged from now on."""
     began = time.monotonic()
     time.sleep(seconds)
     names = set(going.ledger.acknowledged_since(began))
     time.sleep(0.5)
-    arrived = {one.id: one.at for one in going.sink.arrivals() if one.id in names and one.recipient == "b@dst.test"}
+    arrived = {one.id: one.at for one in going.sink.arrivals() if one.id in names and one.recipient == recipient}
     waits = sorted(max(0.0, at - going.ledger.acknowledged_at(name)) for name, at in arrived.items())
-    missing = len([name for name in names - arrived.keys() if going.ledger.was_sent_to(name, "b@dst.test")])
+    missing = len([name for name in names - arrived.keys() if going.ledger.was_sent_to(name, recipient)])
     return (1000 * waits[int(len(waits) * 0.99)] if waits else 1e9), missing
 
 
-def _wait_until_settled(going: Run, seconds: float) -> None:
+def wait_until_settled(going: Run, seconds: float) -> None:
+    """No more load; returns when nothing is left to deliver, or after so many seconds."""
     going.load.running.clear()
     end = time.monotonic() + seconds
     while going.judge_now().lost and time.monotonic() < end:

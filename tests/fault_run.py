@@ -4,7 +4,7 @@ import contextlib
 import random
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fault_load import LOCAL, MIXED, SIZES, Load, sending
@@ -23,7 +23,7 @@ from spooling import SMALL
 DRAIN_SECONDS = 60.0
 
 
-def settings_for(box: Path, next_hop: str, retry: str = "1s", free_space: int = 1) -> str:
+def settings_for(box: Path, next_hop: str, retry: str = "1s", free_space: int = 1, name_server: str = "") -> str:
     """Routes for the load of `fault_load`: one domain to a Maildir, the rest to the next hop; quick retries; no free space kept."""
     return f"""\
 [relay]
@@ -45,7 +45,7 @@ give_up = "1d"
 delay_notice = "12h"
 
 [resolver]
-servers = ["{loopback_address()}:53"]
+servers = ["{name_server or f"{loopback_address()}:53"}"]
 timeout = "1s"
 
 [limits]
@@ -174,12 +174,13 @@ def run(
     mix: tuple[tuple[str, ...], ...] = MIXED,
     sizes: tuple[int, ...] = SIZES,
     next_hop: str = "",
-    more: str = "",
+    more: str | Callable[[int], str] = "",
+    name_server: str = "",
     pause: float = 0.0,
     retry: str = "1s",
     free_space: int = 1,
 ) -> Iterator[Run]:
-    """Everything set up and sending; `suffer` makes the faults, `drain` ends the load and gives the verdict."""
+    """Everything set up and sending; `drain` ends the load and gives the verdict. `more` are further settings, by the sink's port."""
     seed = seed or random.SystemRandom().randrange(1, 1 << 30)
     print(f"seed {seed}")
     with server_directory("faults") as directory, sink(directory) as taking:
@@ -187,9 +188,9 @@ def run(
         maildir = box or data / "box"
         ledger = Ledger()
         port = free_port()
-        config = configuration(
-            directory, data, port, settings_for(maildir, next_hop or taking.url, retry, free_space) + more
-        )
+        settings = settings_for(maildir, next_hop or taking.url, retry, free_space, name_server)
+        settings += more if isinstance(more, str) else more(taking.port)
+        config = configuration(directory, data, port, settings)
         load = Load(ledger, port, seed, mix, sizes, pause)
         set_clock(directory, 0)
         variables = {CLOCK: str(directory / "clock"), CURED: str(directory / "cured")}

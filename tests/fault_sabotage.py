@@ -183,6 +183,16 @@ def naive_clock() -> None:
     SteadyClock.jump = property(lambda _self: 0)  # type: ignore[method-assign, assignment]
 
 
+def naive_dns() -> None:
+    """Believes that what was not answered does not exist, and that every address is a public one."""
+    from posthouse.dns import mx
+    from posthouse.mail.reason import Reason, Slug
+
+    nowhere: Any = lambda domain, words: mx.NoSuchDomain(Reason(Slug.NO_SUCH_DOMAIN, f"{domain}: {words}"), "5.1.2")  # noqa: E731
+    mx._deferred = nowhere
+    mx.is_public = lambda _address: True
+
+
 CURED = "POSTHOUSE_FAULT_CURED"
 """An environment variable: while that file is missing, poison kills."""
 
@@ -270,4 +280,5 @@ SABOTAGE: dict[str, Callable[[], None]] = {
     "naive-clock": naive_clock,
     "poison": poison,
     "no-journal": no_journal,
+    "naive-dns": naive_dns,
 }

@@ -304,10 +304,10 @@ def test_an_address_literal_is_followed_under_the_same_rules() -> None:
     assert isinstance(at("8.8.4.1"), LoopsToUs)
 
 
-def host(zone, name: str, hosts_file) -> NextHops | LookupDeferred:
+def host(zone, name: str, hosts_file, seconds: float = 20.0) -> NextHops | LookupDeferred:
     async def run() -> NextHops | LookupDeferred:
         async with lying_server(zone) as liar:
-            return await find_host(Resolver([liar.server], timeout=0.3), name, leave, hosts_file)
+            return await find_host(Resolver([liar.server], timeout=seconds), name, leave, hosts_file)
 
     return asyncio.run(run())
 
@@ -337,6 +337,6 @@ def test_a_named_host_without_an_address_waits_since_the_name_may_be_mistyped(tm
     found = host(Zone(a("smart.test")), "smrat.test", tmp_path / "none")
     assert isinstance(found, LookupDeferred)
     assert found.reason.slug is Slug.NO_ADDRESS
-    found = host(lambda query: [], "smart.test", tmp_path / "none")
+    found = host(lambda query: [], "smart.test", tmp_path / "none", 0.3)
     assert isinstance(found, LookupDeferred)
     assert found.reason.slug is Slug.DNS_FAILED

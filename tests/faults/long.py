@@ -32,10 +32,11 @@ sys.path.insert(0, str(TESTS))
 import _pytest.outcomes  # noqa: E402 - what is refused says so as in a test
 import msgspec  # noqa: E402
 
-from fault_bad_hops import suffer_bad_hops  # noqa: E402
+from fault_bad_hops import UNFELT_MS, suffer_bad_hops  # noqa: E402
 from fault_clock import JUMPS, jump_often  # noqa: E402
 from fault_damage import damage_often  # noqa: E402
 from fault_disk import can_mount, require_power_cuts  # noqa: E402
+from fault_dns import suffer_dns  # noqa: E402
 from fault_full import fill_often  # noqa: E402
 from fault_kill import kill_often  # noqa: E402
 from fault_nth import CALLS, die_at_each  # noqa: E402
@@ -189,8 +190,18 @@ def clock_jumps(count: int, progress: Callable[[int], None]) -> Result:
 def next_hops(count: int, progress: Callable[[int], None]) -> Result:
     found = suffer_bad_hops()
     note = f"p99 of the good one {found.quiet_ms:.0f} ms before, {found.troubled_ms:.0f} ms meanwhile"
-    wrong = ("the good one was delayed",) if found.troubled_ms > max(2 * found.quiet_ms, 1000) else ()
+    wrong = ("the good one was delayed",) if found.troubled_ms > max(2 * found.quiet_ms, UNFELT_MS) else ()
     return from_findings("next hops that misbehave", found.hops, found.findings, note, wrong)
+
+
+def name_servers(count: int, progress: Callable[[int], None]) -> Result:
+    found = suffer_dns()
+    note = (
+        f"p99 of a destination whose DNS is right {found.quiet_ms:.0f} ms before, {found.troubled_ms:.0f} ms meanwhile"
+    )
+    wrong = tuple(found.wrong)
+    wrong += ("the good one was delayed",) if found.troubled_ms > max(2 * found.quiet_ms, UNFELT_MS) else ()
+    return from_findings("name servers that fail", found.faults, found.findings, note, wrong)
 
 
 def poisons(count: int, progress: Callable[[int], None]) -> Result:
@@ -235,6 +246,7 @@ ROWS: dict[str, tuple[Part, int, int]] = {
     "damages": (damages, 10_000, 5000),
     "clock-jumps": (clock_jumps, 20, 20),
     "next-hops": (next_hops, 1, 1),
+    "dns": (name_servers, 1, 1),
     "stops": (stops, 200, 200),
     "poison": (poisons, 30, 6),
     "fuzz": (fuzz, 10_000_000, 10_000_000),

@@ -2,13 +2,9 @@
 
 import pytest
 
-from fault_bad_hops import ALL, suffer_bad_hops
+from fault_bad_hops import ALL, UNFELT_MS, suffer_bad_hops
 
 pytestmark = pytest.mark.slow
-
-UNFELT_MS = 1000.0
-"""A p99 below this is no delay by others: whoever waits for a next hop that hangs waits this long at least (`short-patience`). What
-little there is on a machine kept busy is the load's."""
 
 
 def test_next_hops_that_misbehave_at_every_stage_lose_nothing_and_delay_nobody() -> None:

@@ -241,11 +241,21 @@ async def _ask_one(
         if isinstance(message, ExchangeFailed):
             return message
         code = message.rcode()
+        if code == dns.rcode.NOERROR and _is_referral(message):
+            return ExchangeFailed(
+                f"name server {server} does not look up {owner.to_text(True)} for us: it names others to ask"
+            )
         if code in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
             return cast(dns.message.QueryMessage, message)
         if code not in (dns.rcode.FORMERR, dns.rcode.NOTIMP):
             break
     return ExchangeFailed(f"name server {server} answered {dns.rcode.to_text(code)} for {owner.to_text(True)}")
+
+
+def _is_referral(message: dns.message.Message) -> bool:
+    """No answer at all, not even that there is none (RFC 2308 2.2): what servers say that do not recurse, and lame ones."""
+    kinds = {rrset.rdtype for rrset in message.authority}
+    return not message.answer and dns.rdatatype.NS in kinds and dns.rdatatype.SOA not in kinds
 
 
 def _records(rrset: Any, kind: dns.rdatatype.RdataType) -> tuple[Any, ...]:
