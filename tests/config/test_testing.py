@@ -4,11 +4,20 @@ from pathlib import Path
 
 import pytest
 
-from posthouse.config import ConfigError, ListenerRole, load_text
+from posthouse.config import ConfigError, ListenerRole, find_exposed, load_text
 
 
 def load(text: str):  # type: ignore[no-untyped-def]
     return load_text(text, Path("/etc/posthouse/posthouse.toml"))
+
+
+def test_testers_key_that_everybody_can_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("k" * 32)
+    config = load_text('[tester]\nkey_file = "key"\n', tmp_path / "posthouse.toml")
+    (tmp_path / "key").chmod(0o644)
+    assert "can be read by every user" in find_exposed(config)[0]
+    (tmp_path / "key").chmod(0o600)
+    assert find_exposed(config) == []
 
 
 def lab(inside: str, address: str = "127.0.0.1:2526") -> str:

@@ -1,14 +1,20 @@
 """The collector as `posthouse serve` runs it: probes in, receipts kept, nothing else taken."""
 
 import asyncio
+import os
+import signal
+import smtplib
 import socket
 
 import pytest
 
 from collecting import DOMAIN, collecting, fresh_test, lab_line, send
-from peer_programs import free_port, wait_until
+from peer_programs import free_port, greets, wait_until
+from posthouse.serve.control import ask
 from posthouse.tester.receipts import MOST_PER_TOKEN
+from posthouse.tester.reception import HEADER_KEPT
 from posthouse.tester.token import Purpose, new_key
+from posthouse_server import ADDRESS
 
 
 def test_probe_is_collected_with_all_that_tells_its_way() -> None:
@@ -169,3 +175,51 @@ def answers(port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def test_receipt_outlives_the_server_that_was_killed_after_its_250() -> None:
+    test = fresh_test()
+    with collecting() as collector:
+        (worker,) = ask(collector.server.data_dir, "status")["workers"]
+        assert send(collector.port, f"{collector.token(test)}@{DOMAIN}")[0] == 250
+        os.kill(worker["pid"], signal.SIGKILL)
+        assert len(collector.receipts(test)) == 1
+        wait_until(lambda: greets(ADDRESS, collector.port), "the worker to be back")
+        assert send(collector.port, f"{collector.token(test, 2)}@{DOMAIN}")[0] == 250
+        assert len(collector.receipts(test)) == 2
+
+
+def test_without_free_space_a_probe_is_deferred_and_nothing_is_said_to_be_kept() -> None:
+    with collecting() as collector:
+        text = collector.server.configuration.read_text()
+        collector.server.configuration.write_text(text.replace('free_space = "1MB"', 'free_space = "900TB"'))
+        collector.server.command("reload")
+        test = fresh_test()
+        code, words = send(collector.port, f"{collector.token(test)}@{DOMAIN}")
+        assert (code, words) == (451, "4.3.0 The receipt could not be kept; try again later")
+        assert collector.receipts(test) == ()
+
+
+def test_large_and_odd_mail_is_bounded_and_the_collector_goes_on() -> None:
+    with collecting() as collector:
+        test = fresh_test()
+        address = f"{collector.token(test)}@{DOMAIN}"
+        assert send(collector.port, address, header="X: " + "y" * 200 + "\r\n " + "z " * 40_000 + "\r\n")[0] == 250
+        assert len(collector.receipts(test)[0].header) <= HEADER_KEPT
+        with smtplib.SMTP(ADDRESS, collector.port, timeout=30) as client:
+            client.ehlo()
+            assert client.docmd("MAIL FROM:<a@b.test> SIZE=5000000")[0] == 552
+            client.rset()
+            client.mail("a@b.test")
+            tokens = [f"{collector.token(test, case)}@{DOMAIN}" for case in range(20, 40)]
+            codes = [client.rcpt(one)[0] for one in tokens]
+            assert codes == [250] * 10 + [452] * 10
+            assert client.data(b"\xff\x00 no header at all \xe4\r\n")[0] in (250, 550, 554)
+            assert client.docmd("AUTH PLAIN AGEAYg==")[0] >= 500
+            assert client.docmd("VRFY postmaster")[0] in (252, 502)
+        assert send(collector.port, address)[0] == 250
+
+
+def test_greeting_says_that_this_is_a_collector() -> None:
+    with collecting() as collector, socket.create_connection((ADDRESS, collector.port), timeout=20) as line:
+        assert b"220 relay.test ESMTP Posthouse collector: takes probes" in line.recv(512)

@@ -81,6 +81,14 @@ def test_lab_beyond_loopback_must_name_its_networks() -> None:
         assert "open, on purpose" in server.command("check").stdout
 
 
+def test_lab_of_a_named_network_is_closed_to_loopback_too() -> None:
+    with collecting(listener=lab_line(more=', networks = ["127.0.0.9"]')) as collector:
+        address = f"{collector.token(1)}@{DOMAIN}"
+        assert send(collector.server.port, address, source="127.0.0.9")[0] == 250
+        code, words = send(collector.server.port, address)
+        assert (code, "denied for 127.0.0.1" in words) == (550, True)
+
+
 def test_lab_closes_by_itself_in_a_running_server_and_in_open_sessions() -> None:
     with posthouse(listener=lab_line(days=0, seconds=6)) as server:
         with smtplib.SMTP(ADDRESS, server.port, timeout=30) as early:

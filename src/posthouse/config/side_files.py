@@ -61,6 +61,7 @@ def find_exposed(config: Config) -> list[str]:
     """Secrets that every user of this machine can read, one sentence each. Files that can't be looked at are passed over."""
     secrets = [route.login.password_file for route in config.routes if route.login]
     secrets += [listener.tls.key for listener in config.listeners if listener.tls]
+    secrets += [config.tester.key_file] if config.tester.key_file else []
     return [
         f"{path} can be read by every user of this machine: chmod o-rwx {path}"
         for path in dict.fromkeys(secrets)

@@ -135,8 +135,8 @@ def _granted_beyond_labs(rules: Rules) -> Iterator[Opening]:
     for lab in rules.labs:
         around = msgspec.structs.replace(rules, trusted_networks=lab.networks)
         domains = {domain for pattern in lab.destinations.patterns for domain in domains_about(pattern)}
-        domains.add(third_party(rules))
-        paths = (*odd_paths(rules, domains), *(Path(b"victim", domain) for domain in domains), *plain_paths(rules))
+        domains.update(domains_of_each_kind(rules, most=1))
+        paths = (*odd_paths(rules, domains), *(Path(b"victim", domain) for domain in domains))
         for client in clients(around):
             for now, login in ((lab.ends_at - 1, ""), (lab.ends_at, ""), (math.inf, ""), (math.nan, ""), (0.0, "user")):
                 for path in paths:

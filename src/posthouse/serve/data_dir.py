@@ -9,6 +9,7 @@
     submit.sock   mail from local users (posthouse sendmail), for everybody
     accounts      logins and password hashes, unless the configuration puts them elsewhere
     postmaster/   a Maildir for mail to `<postmaster>` that nobody is named to get
+    tester/       the relay test's: the key that signs tokens, receipts of the collector, proofs of control
     spool/N/      the queue's shard N
 
 It may be entered by everybody (0711), so that local users reach submit.sock; what is in it is ours (0600, 0700).

@@ -8,12 +8,14 @@ handler has no way to a queue: it cannot relay.
 import asyncio
 import time
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Protocol
 
 import msgspec
 
 from posthouse.mail.header import fields, header_of_pieces
 from posthouse.observe import log, metrics
+from posthouse.policy.networks import normalise_address
 from posthouse.smtp.address import Path
 from posthouse.smtp.event import (
     CommandRefused,
@@ -137,7 +139,7 @@ class Reception:
 
     def connected(self, peer: Peer) -> Reply | None:
         """Who calls; None: greet with the engine's banner."""
-        self._client = peer.address
+        self._client = str(normalise_address(ip_address(peer.address))) if peer.address else ""
         self._is_counted = True
         metrics.sessions.inc(self._desk.listener)
         metrics.sessions_open.inc(self._desk.listener)
