@@ -275,6 +275,12 @@ class ClientConnection:
         self._out.append(octets)
         self._asked.extend([_VERBATIM] * replies)
 
+    def withdraw(self) -> None:
+        """The newest of the awaited VERBATIM answers will not come: a probe has shown that it needs none."""
+        if not self._asked or self._asked[-1] is not _VERBATIM:
+            raise LocalProtocolError("no verbatim answer is awaited")
+        self._asked.pop()
+
     # --- content, after 354
 
     def content(self, pieces: list[bytes] | tuple[bytes, ...], dots: DotForm) -> None:

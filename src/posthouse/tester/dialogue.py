@@ -135,6 +135,14 @@ class Dialogue:
         """Nothing more can be said."""
         return self.channel.is_lost
 
+    async def is_hung_up(self) -> bool:
+        """The peer has closed behind what it said. NOOP finds out: an end of the connection may still be on its way."""
+        try:
+            await self.ask(b"NOOP")
+        except PeerLost:
+            return True
+        return False
+
     async def answer(self) -> Reply:
         """The next reply. PeerLost, also when the peer has said more than MOST_OCTETS."""
         began = time.monotonic()
@@ -169,6 +177,10 @@ class Dialogue:
         """Octets as they are; so many replies can be had by `answer`."""
         self.channel.engine.raw(octets, replies)
         await self.channel.flush()
+
+    def withdraw(self) -> None:
+        """An answer that is still awaited will not come."""
+        self.channel.engine.withdraw()
 
     async def reset(self) -> Reply:
         """RSET."""
@@ -235,5 +247,5 @@ async def open_dialogue(approach: Approach, seconds: float, began: float, hear: 
         raise
     dialogue = Dialogue(channel, transcript)
     if first:
-        channel.engine.raw(first, 0)
+        channel.engine.raw(first)  # answered only where it isn't understood
     return dialogue

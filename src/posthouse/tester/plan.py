@@ -9,19 +9,21 @@ from collections.abc import Iterable, Sequence
 
 from posthouse.tester.case import Case
 
-MOST_ATTEMPTS = 5
-"""How often a case is said, greylisting apart."""
-
 
 class Pending:
-    """A case that has no answer yet. `lost` counts sessions that ended under it, `deferred` the answers that said "later"."""
+    """A case that has no answer yet.
 
-    __slots__ = ("case", "deferred", "lost", "not_before")
+    `lost` counts sessions that ended under it, `deferred` the answers that said "later", `unheard` the sessions that ended
+    before it could be said.
+    """
+
+    __slots__ = ("case", "deferred", "lost", "not_before", "unheard")
 
     def __init__(self, case: Case) -> None:
         self.case = case
         self.lost = 0
         self.deferred = 0
+        self.unheard = 0
         self.not_before = 0.0
 
     @property

@@ -20,7 +20,8 @@ from posthouse.tester.collector import POLL_SECONDS, CollectorClient, CollectorF
 from posthouse.tester.dialogue import Patience
 from posthouse.tester.event import EventKind, ProbeEvent
 from posthouse.tester.message import Tester
-from posthouse.tester.report import CaseResult, Hop, Path, Report, Target
+from posthouse.tester.remedy import find_remedy, recognise_software
+from posthouse.tester.report import CaseResult, Hop, Path, Reach, Report, Target
 from posthouse.tester.sessions import Sessions, SessionSettings, Settled
 from posthouse.tester.token import TokenKey, new_test_id
 from posthouse.tester.verdict import (
@@ -203,7 +204,7 @@ class _Test:
         sessions = self._sessions
         results = tuple(self._results[case.number] for case in self._cases if case.number in self._results)
         verdict = judge_host(self._cases, [(result.number, result.verdict) for result in results])
-        return Report(
+        report = Report(
             target=self._target.name or self._target.address,
             address=self._target.address,
             port=self._target.port,
@@ -212,9 +213,11 @@ class _Test:
             results=results,
             started_at=self._started_at,
             seconds=round(time.monotonic() - self._began, 3),
+            reach=self._reach(),
             test_id=self._test_id,
             hello_name=sessions.hello_name,
             banner=sessions.banner,
+            software=recognise_software(sessions.banner, [result.reply for result in results]),
             offers=sessions.offers,
             tls=sessions.tls,
             is_collector_used=self._collector is not None,
@@ -222,6 +225,12 @@ class _Test:
             doubts=self._doubts(),
             transcripts=tuple(sessions.transcripts),
         )
+        return msgspec.structs.replace(report, remedy=find_remedy(report))
+
+    def _reach(self) -> Reach:
+        if self._sessions.banner:
+            return Reach.TALKED
+        return Reach.NOBODY_LISTENS if self._sessions.is_refused else Reach.NOT_REACHED
 
     def _doubts(self) -> tuple[str, ...]:
         doubts = list(self._sessions.doubts)

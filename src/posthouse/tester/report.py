@@ -1,5 +1,8 @@
 """The report of one test: everything that the verdict rests on. Its JSON form is published (docs/test-report.schema.json)."""
 
+import enum
+from collections.abc import Sequence
+
 import msgspec
 
 from posthouse.tester.verdict import CaseVerdict, HostVerdict, Stage
@@ -93,6 +96,16 @@ class Remedy(msgspec.Struct, frozen=True):
     see: str = ""
 
 
+class Reach(enum.StrEnum):
+    """Whether the host was reached at all."""
+
+    TALKED = "talked"
+    NOBODY_LISTENS = "nobody-listens"
+    """The connection was refused: there is no server on that port, so nobody can relay there."""
+    NOT_REACHED = "not-reached"
+    """No connection, or not a word on it."""
+
+
 class Report(msgspec.Struct, frozen=True):
     """One test of one host and port. Times in seconds since 1970 where named `_at`."""
 
@@ -104,6 +117,7 @@ class Report(msgspec.Struct, frozen=True):
     results: tuple[CaseResult, ...]
     started_at: float
     seconds: float
+    reach: Reach = Reach.TALKED
     test_id: int = 0
     hello_name: str = ""
     banner: str = ""
@@ -122,6 +136,34 @@ class Report(msgspec.Struct, frozen=True):
         """How many cases had which verdict; verdicts that none had are left out."""
         found = [result.verdict for result in self.results]
         return {verdict: found.count(verdict) for verdict in CaseVerdict if verdict in found}
+
+
+class Denied(msgspec.Struct, frozen=True):
+    """A place that was not tested; `words` say why and what to do."""
+
+    place: str
+    words: str
+
+
+class Document(msgspec.Struct, frozen=True):
+    """What `posthouse test --json` prints: the reports of all places of one host. `changes` are those since the last results
+    that were kept, with `--diff`."""
+
+    host: str
+    verdict: HostVerdict
+    words: str
+    reports: tuple[Report, ...]
+    denied: tuple[Denied, ...] = ()
+    changes: tuple[str, ...] = ()
+    format: int = FORMAT
+
+
+def judge_places(reports: Sequence[Report]) -> HostVerdict:
+    """The verdict on a host of several addresses or ports. A port on which nobody listens relays nothing, and says nothing."""
+    talked = [one.verdict for one in reports if one.reach is not Reach.NOBODY_LISTENS]
+    if HostVerdict.OPEN in talked:
+        return HostVerdict.OPEN
+    return HostVerdict.CLOSED if talked and set(talked) == {HostVerdict.CLOSED} else HostVerdict.UNKNOWN
 
 
 def to_json(report: Report) -> bytes:

@@ -33,6 +33,8 @@ TOKEN_SECONDS = 3 * 86400.0
 
 MOST_LOST = 3
 """So many sessions may end under a case."""
+MOST_UNHEARD = 4
+"""So many sessions may end before a case was said."""
 MOST_FRUITLESS = 5
 """So many sessions on end without one answer, and the host is given up."""
 SYNTAX_ERRORS = 3
@@ -47,7 +49,8 @@ _ODD_DEFERRALS = 2
 _syntax = re.compile(r"syntax|unrecogni|command|sequence|brackets?|malformed", re.IGNORECASE).search
 _hint = re.compile(r"\b(\d{1,4}) ?(s|sec|seconds?|min|minutes?|m)\b|\b(\d\d?):(\d\d):(\d\d)\b", re.IGNORECASE).search
 _host_name = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+").match
-_NO_HELLO = frozenset({Way.HELO, Way.NO_HELLO, Way.PROXY_V1, Way.PROXY_V2})
+_PROXIED = frozenset({Way.PROXY_V1, Way.PROXY_V2})
+_NO_HELLO = frozenset({Way.HELO, Way.NO_HELLO}) | _PROXIED
 
 
 class Settled(msgspec.Struct, frozen=True):
@@ -101,6 +104,8 @@ class Sessions:
         self.hello_name = settings.tester.name
         self.tls = TlsNoted("unknown")
         self.doubts: list[str] = []
+        self.is_refused = False
+        """The last connection was refused: nobody listens there."""
         self.given_up = ""
         """Why nothing more is tried; "" while there is hope."""
         self._target = target
@@ -115,6 +120,7 @@ class Sessions:
         self._answered = 0
         self._tokens: dict[int, str] = {}
         self._changed = asyncio.Event()
+        self._leaving: set[asyncio.Task[None]] = set()
 
     # --- working through the plan
 
@@ -126,6 +132,9 @@ class Sessions:
                 async with asyncio.TaskGroup() as group:
                     for _ in range(self._at_once):
                         group.create_task(self._work())
+        if self._leaving:
+            await asyncio.wait(self._leaving)
+        self.transcripts.sort(key=lambda one: one.session)
         for pending in self._plan.drain():
             self._settle(Settled(pending.case, None, self.given_up or "time was over"))
 
@@ -137,9 +146,14 @@ class Sessions:
 
     async def _work(self) -> None:
         while not self.given_up and (len(self._plan) or self._open):
-            if self._open >= self._at_once or not await self._next_session():
+            if self._is_busy or not await self._next_session():
                 await self._wait()
         self._changed.set()
+
+    @property
+    def _is_busy(self) -> bool:
+        """Sessions that take their leave are still sessions to the host (Exim bears 20 in all: smtp_accept_max)."""
+        return self._open >= self._at_once or self._open + len(self._leaving) >= 2 * self._at_once
 
     async def _next_session(self) -> bool:
         """One session, if there is anything to say now."""
@@ -182,8 +196,7 @@ class Sessions:
         finally:
             self._plan.put_back(left, max((one.not_before for one in left), default=0.0))
             if dialogue is not None:
-                await self._end(dialogue, number, started_at)
-            self._tell(EventKind.SESSION_CLOSED, number)
+                self._end(dialogue, number, started_at)
 
     async def _open_dialogue(self, number: int, case: Case) -> Dialogue:
         settings, target = self._settings, self._target
@@ -226,6 +239,7 @@ class Sessions:
     async def _say_batch(self, dialogue: Dialogue, number: int, left: list[Pending]) -> None:
         """Says cases while the host bears it; those that have no answer stay in `left`."""
         errors = syntax = 0
+        slow = 0
         quickest = float("inf")
         while left and errors < self._plan.errors_borne and syntax < SYNTAX_ERRORS and not dialogue.is_lost:
             pending = left[0]
@@ -249,8 +263,9 @@ class Sessions:
             if outcome.reply.code >= 400:
                 errors += 1
                 syntax += _is_about_syntax(outcome.reply)
-            if errors > 1 and seconds > SLOW_SECONDS and seconds > 3 * quickest:
-                self._plan.bear_less(errors - 1)  # the host has begun to slow down
+            slow += errors > 1 and seconds > SLOW_SECONDS and seconds > 3 * quickest
+            if slow > 1:  # the host has begun to slow down
+                self._plan.bear_less(errors - slow)
                 return
             quickest = min(quickest, seconds)
 
@@ -270,36 +285,50 @@ class Sessions:
             self._settle_case(pending, answer, number, seconds, lines)
         return True
 
-    async def _end(self, dialogue: Dialogue, number: int, started_at: float) -> None:
+    def _end(self, dialogue: Dialogue, number: int, started_at: float) -> None:
+        """Takes leave in the background: some servers need a while for their 221."""
+        task = asyncio.get_running_loop().create_task(self._take_leave(dialogue, number, started_at))
+        self._leaving.add(task)
+        task.add_done_callback(self._left_behind)
+
+    def _left_behind(self, task: asyncio.Task[None]) -> None:
+        self._leaving.discard(task)
+        self._changed.set()
+
+    async def _take_leave(self, dialogue: Dialogue, number: int, started_at: float) -> None:
         try:
             await dialogue.quit()
         finally:
             dialogue.abort()
             self.transcripts.append(SessionTranscript(number, started_at, dialogue.transcript.finished()))
+            self._tell(EventKind.SESSION_CLOSED, number)
 
     # --- what is learned
 
-    def _lost_early(self, left: Sequence[Pending], lost: PeerLost) -> None:
+    def _lost_early(self, left: list[Pending], lost: PeerLost) -> None:
         """The session ended before a case was said."""
+        self.is_refused = isinstance(lost.__cause__, ConnectionRefusedError)
         self._no_session(
             left, f"the host {lost.words}", is_hopeless=lost.loss is Loss.NOT_REACHED and not self._answered
         )
 
     def _turned_away(self, left: list[Pending], reply: Reply, stage: Stage, number: int) -> None:
         """The host does not talk to us, or not now. For a case that begins before the greeting, that is the answer."""
-        if left[0].case.way in (Way.PROXY_V1, Way.PROXY_V2):
+        if left[0].case.way in _PROXIED and reply.is_permanent:
             self._settle_case(left.pop(0), Answer(stage, reply, Refusal.RELAYING), number, 0.0, ())
             return
         words = f"the host turned the tester away: {reply}"
         self._no_session(left, words, is_hopeless=reply.is_permanent and not self._answered)
 
-    def _no_session(self, left: Sequence[Pending], words: str, *, is_hopeless: bool) -> None:
-        if left and left[0].case.has_own_session and left[0].case.is_odd_before_rcpt and self._answered:
-            left[0].lost += 1
+    def _no_session(self, left: list[Pending], words: str, *, is_hopeless: bool) -> None:
         self._fruitless += 1
         if is_hopeless or self._fruitless > MOST_FRUITLESS:
             self.given_up = words
             return
+        first = left[0]
+        first.unheard += 1
+        if first.unheard > MOST_UNHEARD:
+            self._settle(Settled(left.pop(0).case, None, words))
         # Too many sessions at once, perhaps: fewer from now on, and not at once.
         self._at_once = max(1, min(self._at_once, self._open - 1))
         wait = _BACKOFF[min(self._fruitless, len(_BACKOFF)) - 1]
@@ -307,7 +336,7 @@ class Sessions:
             pending.not_before = time.monotonic() + wait
 
     def _lost_under(self, pending: Pending, lost: PeerLost, errors: int, number: int) -> None:
-        if pending.case.way in (Way.PROXY_V1, Way.PROXY_V2) and lost.loss in (Loss.CLOSED, Loss.BROKEN):
+        if pending.case.way in _PROXIED and lost.loss in (Loss.CLOSED, Loss.BROKEN):
             answer = Answer(Stage.HELLO, Reply(0, "", (lost.words,)), Refusal.RELAYING)
             self._settle(Settled(pending.case, answer, f"the host {lost.words}", session=number, attempts=1))
             return

@@ -92,12 +92,16 @@ class Refusal(enum.StrEnum):
     """Nothing yet: try again."""
 
 
+_quoted = re.compile(r"<[^>]*>|\S+@\S+").sub
+"""What a reply repeats of ours, or names of its own: an address with "relay" in it says nothing."""
+
+
 def _words(*patterns: str) -> re.Pattern[str]:
     return re.compile("|".join(patterns), re.IGNORECASE)
 
 
 _RELAYING = _words(
-    r"relay",
+    r"(?<![\w.-])relay(?:ing|ed)?(?![\w.-]*\w)",
     r"not (?:permitted|allowed|authori[sz]ed)",
     r"authenticat|authentification|auth required|log ?in first",
     r"(?:don'?t|do not) accept mail for",
@@ -133,15 +137,16 @@ def read_refusal(reply: Reply, stage: Stage) -> Refusal:
     Postfix's usual answer to strangers is a 454 that says "Relay access denied": transient by its number, and a refusal by
     its words.
     """
+    text = _quoted("<>", reply.text)
     for refusal, words in ((Refusal.HELLO, _HELLO), (Refusal.SENDER, _SENDER), (Refusal.CLIENT, _CLIENT)):
-        if words.search(reply.text) or reply.enhanced in _CODES.get(refusal, ()):
+        if words.search(text) or reply.enhanced in _CODES.get(refusal, ()):
             return refusal
     if stage in _BEFORE_MAIL:
         return Refusal.LATER if reply.is_transient else Refusal.CLIENT
     if reply.code == 421:
         return Refusal.LATER
-    says_relaying = bool(_RELAYING.search(reply.text)) or reply.code == 530  # RFC 4954 6: authentication required
-    if reply.is_transient and (not says_relaying or _LATER.search(reply.text)):
+    says_relaying = bool(_RELAYING.search(text)) or reply.code == 530  # RFC 4954 6: authentication required
+    if reply.is_transient and (not says_relaying or _LATER.search(text)):
         return Refusal.DOMAIN if _is_about_domain(reply) else Refusal.LATER
     if says_relaying:
         return Refusal.RELAYING

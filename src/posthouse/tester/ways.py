@@ -140,7 +140,13 @@ async def _pipelined(dialogue: Dialogue, said: Said) -> Outcome:
     dialogue.channel.engine.raw(said.mail + b"\r\n" + said.rcpt + b"\r\n", 2)
     dialogue.channel.engine.data()
     await dialogue.channel.flush()
-    mail, rcpt, welcome = [await dialogue.answer() for _ in range(3)]
+    mail, rcpt = await dialogue.answer(), await dialogue.answer()
+    try:
+        welcome = await dialogue.answer()
+    except PeerLost:
+        if rcpt.code < 300:
+            raise
+        return _no(rcpt, Stage.RCPT)  # it hangs up when it refuses
     # A welcome without a recipient is allowed (RFC 2920 3.1); the content then shows what it is worth.
     content = await _content(dialogue, said) if welcome.code == 354 else None
     if mail.code >= 300:
@@ -164,23 +170,35 @@ async def _bdat(dialogue: Dialogue, said: Said) -> Outcome:
 
 async def _after_rset(dialogue: Dialogue, said: Said) -> Outcome:
     """The reset transaction was a good one, if the host lets it be one."""
-    if await _open_transaction(dialogue, said.mail) is None:
-        await dialogue.ask(_POSTMASTER)
+    hung_up = await _begin_well(dialogue, said)
+    if hung_up is not None:
+        return hung_up
     await dialogue.reset()
     return await _separate(dialogue, said)
 
 
 async def _second_recipient(dialogue: Dialogue, said: Said) -> Outcome:
-    refusal = await _open_transaction(dialogue, said.mail)
-    if refusal is not None:
-        return refusal
-    await dialogue.ask(_POSTMASTER)
+    hung_up = await _begin_well(dialogue, said)
+    if hung_up is not None:
+        return hung_up
     return await _after_rcpt(dialogue, said, await dialogue.ask(said.rcpt))
 
 
+async def _begin_well(dialogue: Dialogue, said: Said) -> Outcome | None:
+    """A transaction to the host's postmaster; an outcome when nothing can be said behind it."""
+    refusal = await _open_transaction(dialogue, said.mail)
+    if refusal is not None:
+        return refusal
+    reply = await dialogue.ask(_POSTMASTER)
+    if reply.code >= 400 and await dialogue.is_hung_up():
+        return NotOffered(f"the host hangs up on what should come before it: {reply}")
+    return None
+
+
 async def _second_ehlo(dialogue: Dialogue, said: Said) -> Outcome:
-    if await _open_transaction(dialogue, said.mail) is None:
-        await dialogue.ask(_POSTMASTER)
+    hung_up = await _begin_well(dialogue, said)
+    if hung_up is not None:
+        return hung_up
     reply = await dialogue.hello(said.hello)
     if reply.code >= 300:
         return _no(reply, Stage.HELLO)
@@ -221,7 +239,9 @@ async def _refused_auth(dialogue: Dialogue, said: Said) -> Outcome:
     mechanism = next((name for name in ("PLAIN", "LOGIN") if name in offered), offered[0] if offered else "PLAIN")
     reply = await dialogue.ask(f"AUTH {mechanism}".encode())
     if reply.code == 334:
-        await dialogue.ask(b"*")
+        reply = await dialogue.ask(b"*")
+    if await dialogue.is_hung_up():
+        return Answer(Stage.HELLO, reply, Refusal.RELAYING)
     return await _separate(dialogue, said)
 
 
@@ -240,6 +260,7 @@ async def _proxied(dialogue: Dialogue, said: Said) -> Outcome:
     reply = await dialogue.ask(b"EHLO " + said.hello.encode())
     if reply.code >= 300:
         return Answer(Stage.HELLO, reply, Refusal.RELAYING)
+    dialogue.withdraw()  # it was the answer to EHLO: the header has none
     return await _separate(dialogue, said)
 
 

@@ -1,0 +1,55 @@
+"""`posthouse scan FILE`: the relay test over a list of hosts, all of them authorised."""
+
+from pathlib import Path
+
+import click
+
+from posthouse.cli.options import config_option, json_option
+
+
+@click.command(name="scan", help="Test the hosts of a list, all of them authorised.")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
+@click.option(
+    "--at-once", type=click.IntRange(1, 1000), default=25, metavar="HOSTS", help="Hosts side by side.  [default: 25]"
+)
+@click.option(
+    "--sessions",
+    type=click.IntRange(1, 16),
+    default=2,
+    metavar="NUMBER",
+    help="Sessions with one host side by side.  [default: 2]",
+)
+@click.option(
+    "--deadline",
+    type=click.FloatRange(1, 86400),
+    default=300.0,
+    metavar="SECONDS",
+    help="For each host.  [default: 300]",
+)
+@click.option(
+    "--collector",
+    type=click.Choice(["auto", "none"]),
+    default="auto",
+    help="Ask the configured collector what has arrived, or none.  [default: auto]",
+)
+@click.option("--source", default="", metavar="ADDRESS", help="Come from this address of this machine.")
+@click.option("--transcript", "keeps_dialogues", is_flag=True, help="With --json: keep the dialogues.")
+@config_option
+@json_option
+def command(
+    config_path: Path | None,
+    as_json: bool,
+    file: Path,
+    at_once: int,
+    sessions: int,
+    deadline: float,
+    collector: str,
+    source: str,
+    keeps_dialogues: bool,
+) -> int:
+    """0 all closed, 1 one is open, 3 one has no verdict or was not tested; 2 when the list can't be read."""
+    from posthouse.cli.scan_run import ScanWishes, run_scan  # noqa: PLC0415 - not needed for --help
+    from posthouse.config import load_config  # noqa: PLC0415
+
+    wishes = ScanWishes(file, at_once, sessions, deadline, collector, source, keeps_dialogues)
+    return run_scan(load_config(config_path), wishes, as_json=as_json)
