@@ -12,7 +12,7 @@ import msgspec
 
 from posthouse.audit.crowd import blocks, gateway_doubts, too_many, try_network
 from posthouse.audit.exim.acl import AclWalk, Outcome
-from posthouse.audit.exim.expansion import Failed
+from posthouse.audit.exim.expansion import Chosen, Failed
 from posthouse.audit.exim.lists import Lists, items
 from posthouse.audit.exim.play import Exim, find_exim
 from posthouse.audit.exim.reading import Configuration, Place, Unclear, read
@@ -131,7 +131,7 @@ class _Audit:
             name = self.lists.expander.expand(option.text, session, option.place).strip()
         except Unclear as error:
             return [Outcome(True, option.place, session, (error.place, error.words))]
-        except Failed:
+        except (Failed, Chosen):
             name = ""
         return self.walk.outcomes(name, session)
 

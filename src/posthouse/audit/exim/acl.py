@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from posthouse.audit.exim.expansion import Failed
+from posthouse.audit.exim.expansion import Chosen, Failed
 from posthouse.audit.exim.lists import Lists
 from posthouse.audit.exim.reading import Condition, Place, Statement, Unclear
 from posthouse.audit.exim.session import UNKNOWN, Session, Truth, truth
@@ -126,6 +126,8 @@ class AclWalk:
             held = assumed.get(key) or self._holds(condition, session, depth)
         except Unclear as error:
             held, why = Truth.CHOICE, (error.place, error.words)
+        except Chosen:
+            held = Truth.CHOICE
         except Failed:
             held = Truth.NO
         for answer in (Truth.YES, Truth.NO) if held is Truth.CHOICE else (held,):
@@ -136,7 +138,7 @@ class AclWalk:
         name = condition.name.removeprefix("set ").strip()
         try:
             value = self.lists.expander.expand(condition.value, session, condition.place)
-        except (Unclear, Failed):
+        except (Unclear, Failed, Chosen):
             value = UNKNOWN  # whoever reads it finds that it isn't known
         others = tuple(pair for pair in session.variables if pair[0] != name)
         return msgspec.structs.replace(session, variables=(*others, (name, value)))

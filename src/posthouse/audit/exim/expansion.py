@@ -19,6 +19,16 @@ class Failed(Exception):
     """A forced failure: what asked declines."""
 
 
+class Chosen(Exception):
+    """The text hangs on what the client writes or the day brings: it can be either way."""
+
+
+_OF_THE_CONTENT = re.compile(
+    r"message_(size|linecount|body\w*|headers\w*)|body_\w+|max_received_linelength|received_count|b?r?l?h(eader)?_\S+"
+    r"|tod_\w+|sender_rate\w*|dnslist_\w+|dkim_\w+|spf_\w+|spam_\w+|malware_\w+|mime_\w+|host_lookup_failed|pid"
+)
+
+
 class Expander:
     """Expands for one session at a time. `lists` matches match_domain and its like."""
 
@@ -38,6 +48,8 @@ class Expander:
             value = self.expand(text, session, place).strip().lower()
         except Failed:
             return Truth.NO
+        except Chosen:
+            return Truth.CHOICE
         if value in ("", "0", "no", "false"):
             return Truth.NO
         if value in ("yes", "true") or value.lstrip("-").isdigit():
@@ -158,14 +170,26 @@ class _Expansion:
             "rxquote": re.escape,
         }
         value = self.until("}")
+        if name == "eval":
+            return self._arithmetic(value)
         if name not in operators:
             raise self.unclear(f"${{{name}:")
         return operators[name](value)
 
+    def _arithmetic(self, text: str) -> str:
+        found = re.fullmatch(r"\s*(\d+)\s*(?:([-+*/])\s*(\d+)\s*)?", text)
+        if not found:
+            raise self.unclear("arithmetic of this form")
+        first, sign, second = int(found[1]), found[2], int(found[3] or "0")
+        if sign == "/" and not second:
+            raise Failed
+        results = {"+": first + second, "-": first - second, "*": first * second, "/": first // (second or 1)}
+        return str(results[sign] if sign else first)
+
     def _branches(self, held: Truth, default_yes: str = "true") -> str:
         """{yes}{no} after a condition; only the one taken is expanded."""
         if held is Truth.CHOICE:
-            raise self.unclear("a condition that the stranger or the day decides")
+            raise Chosen
         if self._peek("}"):
             self.at += 1
             return default_yes if held is Truth.YES else ""
@@ -206,6 +230,8 @@ class _Expansion:
         name = found[0]
         self.at = found.end()
         if name.startswith("def:"):
+            if name in ("def:sender_host_name", "def:tls_in_sni", "def:tls_in_peerdn"):
+                return Truth.CHOICE
             return truth(bool(self._variable(name[4:])))
         if name in ("and", "or"):
             return self._several(name)
@@ -233,6 +259,8 @@ class _Expansion:
         self.at += 1
 
     def _comparison(self, name: str) -> Truth:
+        if name == "exists":
+            return truth(_exists(self._braced().strip(), self))
         if name in ("isip", "isip4", "isip6"):
             return truth(try_network(self._braced()) is not None)
         first = self._braced()
@@ -304,6 +332,9 @@ class _Expansion:
             "interface_port": "25",
             "received_port": "25",
             "recipients_count": "1",
+            "rcpt_count": "1",
+            "rcpt_defer_count": "0",
+            "rcpt_fail_count": "0",
             "smtp_active_hostname": self._host_name,
             "primary_hostname": self._host_name,
             "qualify_domain": self._host_name,
@@ -316,12 +347,25 @@ class _Expansion:
             value = dict(session.variables).get(name, "")
             if value != UNKNOWN:
                 return value
+        if _OF_THE_CONTENT.fullmatch(name):
+            raise Chosen
         raise self.unclear(f"the variable ${name}")
 
     @property
     def _host_name(self) -> str:
         found = self.owner.configuration.options.get("primary_hostname")
         return found.text if found else "this-host.example"
+
+
+def _exists(path: str, expansion: _Expansion) -> bool:
+    """On this machine: a configuration is judged where it is in force."""
+    try:
+        Path(path).stat()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        raise expansion.unclear("a file that can't be looked at") from None
+    return True
 
 
 def _search(pattern: str, subject: str, expansion: _Expansion) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from posthouse.audit.crowd import try_network
-from posthouse.audit.exim.expansion import Expander, Failed, search_file
+from posthouse.audit.exim.expansion import Chosen, Expander, Failed, search_file
 from posthouse.audit.exim.reading import Configuration, Place, Unclear
 from posthouse.audit.exim.session import Session, Truth, truth
 from posthouse.policy.networks import Network
@@ -40,6 +40,8 @@ class Lists:
             expanded = self.expander.expand(text, session, place)
         except Failed:
             return Truth.NO
+        except Chosen:
+            return Truth.CHOICE
         is_negated = False
         for item in items(expanded):
             is_negated = item.startswith("!")

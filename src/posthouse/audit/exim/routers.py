@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from posthouse.audit.exim.expansion import Failed
+from posthouse.audit.exim.expansion import Chosen, Failed
 from posthouse.audit.exim.lists import Lists, items
 from posthouse.audit.exim.reading import Driver, Place, Unclear
 from posthouse.audit.exim.session import Session, Truth
@@ -74,6 +74,8 @@ class Router:
         return session.to(local, session.domain)
 
     def _applies(self, router: Driver, session: Session) -> bool:
+        if router.is_set("check_local_user"):
+            return False  # a trick in a local part is no user's name, and neither is a third party's mailbox
         questions = (("domains", "domainlist", session.domain), ("local_parts", "localpartlist", session.local_part))
         for name, kind, value in (*questions, ("senders", "addresslist", session.reverse_path)):
             text = router.options.get(name)
@@ -82,8 +84,7 @@ class Router:
         for name, text in router.options.items():
             if name.startswith("condition") and self.lists.expander.is_true(text.text, session, text.place) is Truth.NO:
                 return False
-        # A trick in a local part is no user's name, and neither is a third party's mailbox.
-        return not router.is_set("check_local_user")
+        return True
 
     def _take(self, router: Driver, session: Session, depth: int) -> list[Routed] | None:
         driver = router.get("driver").strip()
@@ -121,6 +122,8 @@ class Router:
                 value = self.lists.expander.expand(text.text, session, text.place)
             except Failed:
                 return None
+            except Chosen:
+                return remote
             return remote if value.strip() else None
         listed = router.options.get("route_list")
         if listed is None:
@@ -141,6 +144,8 @@ class Router:
             data = self.lists.expander.expand(text.text, session, text.place).strip()
         except Failed:
             return None
+        except Chosen:
+            raise Unclear(text.place, "where the router redirects to hangs on what is written in the mail") from None
         if not data or data.startswith((":unknown:", ":defer:")):
             return None
         if data.startswith((":fail:", ":blackhole:")):
