@@ -26,6 +26,7 @@ from posthouse.tester.consent import (
     decide_consent,
     needs_memory,
 )
+from posthouse.tester.keeping import hand_over, make_corner
 from posthouse.tester.token import Purpose, Token, TokenKey, mint, new_test_id
 
 CONSENT_FILE = Path("tester") / "consent.db"
@@ -178,10 +179,11 @@ class Office:
     def _open(self) -> Iterator[sqlite3.Connection]:
         """One transaction. OfficeFault."""
         try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_corner(self._path.parent)
             with contextlib.closing(sqlite3.connect(self._path, timeout=10.0, isolation_level=None)) as database:
                 database.execute("PRAGMA synchronous=FULL")
                 database.executescript(_SCHEMA)
+                hand_over(self._path)
                 database.execute("BEGIN IMMEDIATE")
                 try:
                     yield database

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from posthouse.tester.collector import CollectorFault, Receipt
+from posthouse.tester.keeping import hand_over, make_corner
 from posthouse.tester.token import Purpose
 
 RECEIPTS_FILE = Path("tester") / "receipts.db"
@@ -63,10 +64,11 @@ class ReceiptStore:
         self._keep_seconds = keep_seconds
         self._purged_at = 0.0
         try:
-            path.parent.mkdir(mode=0o700, exist_ok=True)
+            make_corner(path.parent)
             self._database = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
             self._database.execute("PRAGMA synchronous=FULL")
             self._database.executescript(_SCHEMA)
+            hand_over(path)
         except (OSError, sqlite3.Error) as error:
             raise CollectorFault(f"can't keep receipts in {path}: {error}") from error
 

@@ -23,6 +23,8 @@ from pathlib import Path
 
 import msgspec
 
+from posthouse.tester.keeping import hand_over, make_corner
+
 TOKEN_LENGTH = 32
 """Characters of a token, all of them of a-z and 2-7."""
 
@@ -177,7 +179,7 @@ def make_key(path: Path) -> TokenKey:
 
 
 def _write_key(path: Path) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_corner(path.parent)
     own = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     fd = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -185,6 +187,7 @@ def _write_key(path: Path) -> None:
             out.write(secrets.token_hex(_KEY_OCTETS) + "\n")
             out.flush()
             os.fsync(out.fileno())
+        hand_over(own)
         with contextlib.suppress(FileExistsError):
             os.link(own, path)  # unlike a rename, it never takes the place of another's
     finally:
