@@ -14,7 +14,7 @@ from fault_sink import Sink, sink
 from fault_victim import Ended, Victims, victims
 from peer_programs import free_port, loopback_address, server_directory
 from posthouse.mail.envelope import shard_of
-from posthouse.spool.api import SpoolError
+from posthouse.spool.api import SpoolError, Verb
 from posthouse.spool.inspect import Filter, State, list_entries
 from posthouse.spool.shard import shard_directories
 from posthouse.spool.sqlite import SqliteSpool
@@ -84,7 +84,7 @@ def release_held(data_dir: Path) -> list[int]:
     for shard, directory in shard_directories(data_dir):
         spool = SqliteSpool(directory, shard, settings=SMALL)
         try:
-            released += spool.release([one for one in held_in(data_dir) if shard_of(one) == shard])
+            released += spool.act(Verb.RELEASE, [one for one in held_in(data_dir) if shard_of(one) == shard])
         finally:
             spool.close()
     return released

@@ -14,6 +14,7 @@ from pathlib import Path
 from posthouse.mail.message import Content, Message
 from posthouse.smtp.event import DotForm
 from posthouse.spool import batch, content
+from posthouse.spool.api import Verb
 from posthouse.spool.sqlite import SqliteSpool
 from spooling import SMALL, accept, deferred, envelope, relayed
 
@@ -99,8 +100,8 @@ async def first_life(directory: Path) -> None:
     more = await life.take("shared", "shared", "own", "row")
     life.settle(shared[1:] + more[:1])
     await life.rest()
-    life.spool.hold(kept)
-    life.spool.release(kept)
+    life.spool.act(Verb.HOLD, kept)
+    life.spool.act(Verb.RELEASE, kept)
     await life.take("row")
     life.spool.close()
 

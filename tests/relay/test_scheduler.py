@@ -7,7 +7,7 @@ from posthouse.mail.reason import Reason, Slug
 from posthouse.relay.backoff import RetryPlan
 from posthouse.relay.scheduler import Bounds
 from posthouse.smtp.event import Notify
-from posthouse.spool.api import ContentMissing
+from posthouse.spool.api import ContentMissing, Verb
 from relaying import DEFERRED, REFUSED, RELAYED, Bench, Map
 
 PLAN = RetryPlan(first=300, longest=3600, factor=2, give_up=86400, delay_notice=4 * 3600)
@@ -242,12 +242,12 @@ def test_held_mail_stays_and_released_mail_goes() -> None:
         hop.answer = lambda _attempt, _index: DEFERRED
         envelope = await bench.accept("b@there.test")
         await bench.until(lambda: bench.scheduler.depth[0] == 0)
-        bench.spool.hold([envelope.queue_id])
+        bench.spool.act(Verb.HOLD, [envelope.queue_id])
         bench.scheduler.withdraw([envelope.queue_id])
         await bench.pass_time(1000)
         assert len(hop.attempts) == 1
         hop.answer = lambda _attempt, _index: RELAYED
-        bench.spool.release([envelope.queue_id])
+        bench.spool.act(Verb.RELEASE, [envelope.queue_id])
         bench.scheduler.reopen(["there.test"])
         await bench.until(lambda: bench.queued() == 0)
 

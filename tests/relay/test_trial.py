@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from posthouse.relay import trial
+from posthouse.spool.api import Verb
 from posthouse.spool.under_way import MOST_DEATHS, UnderWay
 from relaying import DEFERRED, Bench
 
@@ -82,7 +83,7 @@ def test_what_has_had_its_deaths_is_held_with_a_reason_and_released_for_one_more
         await bench.pass_time(1)
         assert not bench.hop("site of there.test").attempts
         bench.hop("site of there.test").answer = lambda _attempt, _index: DEFERRED
-        assert bench.spool.release([envelope.queue_id]) == [envelope.queue_id]
+        assert bench.spool.act(Verb.RELEASE, [envelope.queue_id]) == [envelope.queue_id]
         bench.scheduler.reopen(["there.test"])
         await bench.until(lambda: bench.hop("site of there.test").attempts)
         await bench.until(lambda: not journal.is_suspect((envelope.queue_id, 0)))  # it lived

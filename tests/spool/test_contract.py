@@ -13,7 +13,7 @@ from posthouse.mail.message import Content, Message
 from posthouse.mail.reason import Slug
 from posthouse.smtp.address import NULL_PATH, Path
 from posthouse.smtp.event import BodyType, DotForm, Notify, Ret
-from posthouse.spool.api import Spool, destination_of
+from posthouse.spool.api import Spool, Verb, destination_of
 from posthouse.spool.memory import MemorySpool
 from spooling import NOW, accept, accept_many, deferred, envelope, failed, message, path, relayed, sqlite_spool
 
@@ -284,15 +284,15 @@ def test_outcomes_are_on_disk_soon_without_anybody_asking(play):
 def test_held_mail_is_not_due_until_released(play):
     async def scene(spool: Spool) -> None:
         one, two = await accept_many(spool, 2, "a@one.example", "b@two.example")
-        assert spool.hold([one, 999]) == [one]
-        assert spool.hold([one]) == []
+        assert spool.act(Verb.HOLD, [one, 999]) == [one]
+        assert spool.act(Verb.HOLD, [one]) == []
         assert [w.queue_id for w in spool.due("one.example", LATER, 10)] == [two]
         assert [w.index for w in spool.pending(one)] == [0, 1]
         spool.record([deferred(one, 0, next_at=NOW + 1)])  # an attempt that was under way
         spool.flush()
         assert [w.queue_id for w in spool.due("one.example", LATER, 10)] == [two]
-        assert spool.retry([one]) == []
-        assert spool.release([one, two]) == [one]
+        assert spool.act(Verb.RETRY, [one]) == []
+        assert spool.act(Verb.RELEASE, [one, two]) == [one]
         assert {w.queue_id for w in spool.due("one.example", LATER, 10)} == {one, two}
 
     play(scene)
@@ -301,8 +301,8 @@ def test_held_mail_is_not_due_until_released(play):
 def test_acts_can_be_kept_to_one_destination(play):
     async def scene(spool: Spool) -> None:
         (queue_id,) = await accept_many(spool, 1, "a@one.example", "b@two.example")
-        assert spool.hold([queue_id], "one.example") == [queue_id]
-        assert spool.hold([queue_id], "three.example") == []
+        assert spool.act(Verb.HOLD, [queue_id], "one.example") == [queue_id]
+        assert spool.act(Verb.HOLD, [queue_id], "three.example") == []
         assert spool.due("one.example", LATER, 10) == []
         assert len(spool.due("two.example", LATER, 10)) == 1
 
@@ -314,7 +314,7 @@ def test_retry_makes_due_at_once(play):
         (queue_id,) = await accept_many(spool, 1, "a@one.example")
         spool.record([deferred(queue_id, next_at=LATER)])
         assert spool.due("one.example", NOW, 10) == []
-        assert spool.retry([queue_id]) == [queue_id]
+        assert spool.act(Verb.RETRY, [queue_id]) == [queue_id]
         assert [w.attempts for w in spool.due("one.example", NOW, 10)] == [1]
 
     play(scene)
@@ -323,7 +323,7 @@ def test_retry_makes_due_at_once(play):
 def test_rerouted_mail_waits_under_its_next_hop(play):
     async def scene(spool: Spool) -> None:
         (queue_id,) = await accept_many(spool, 1, "a@one.example", "b@two.example")
-        assert spool.reroute([queue_id], "smtp://10.0.0.5:25", "one.example") == [queue_id]
+        assert spool.act(Verb.REROUTE, [queue_id], "one.example", "smtp://10.0.0.5:25") == [queue_id]
         assert spool.due("one.example", LATER, 10) == []
         assert [w.index for w in spool.due("smtp://10.0.0.5:25", NOW, 10)] == [0]
         assert [w.destination for w in spool.pending(queue_id)] == ["smtp://10.0.0.5:25", "two.example"]
@@ -334,9 +334,9 @@ def test_rerouted_mail_waits_under_its_next_hop(play):
 def test_mail_to_be_bounced_says_so_at_once_even_when_held(play):
     async def scene(spool: Spool) -> None:
         (queue_id,) = await accept_many(spool, 1, "a@one.example", "b@two.example")
-        spool.hold([queue_id])
-        assert spool.bounce([queue_id], "one.example") == [queue_id]
-        assert spool.bounce([queue_id], "one.example") == []
+        spool.act(Verb.HOLD, [queue_id])
+        assert spool.act(Verb.BOUNCE, [queue_id], "one.example") == [queue_id]
+        assert spool.act(Verb.BOUNCE, [queue_id], "one.example") == []
         spool.record([deferred(queue_id, 0, next_at=LATER)])
         spool.flush()
         assert [(w.index, w.bounce) for w in spool.due("one.example", NOW, 10)] == [(0, True)]
@@ -348,10 +348,10 @@ def test_mail_to_be_bounced_says_so_at_once_even_when_held(play):
 def test_deleted_mail_is_gone(play):
     async def scene(spool: Spool) -> None:
         (queue_id,) = await accept_many(spool, 1, "a@one.example", "b@two.example")
-        assert spool.delete([queue_id], "one.example") == [queue_id]
+        assert spool.act(Verb.DELETE, [queue_id], "one.example") == [queue_id]
         assert [w.index for w in spool.pending(queue_id)] == [1]
-        assert spool.delete([queue_id]) == [queue_id]
-        assert spool.delete([queue_id]) == []
+        assert spool.act(Verb.DELETE, [queue_id]) == [queue_id]
+        assert spool.act(Verb.DELETE, [queue_id]) == []
         with pytest.raises(KeyError):
             spool.load(queue_id)
 
@@ -362,7 +362,7 @@ def test_times_move_along_when_the_clock_is_set(play):
     async def scene(spool: Spool) -> None:
         waiting, held = await accept_many(spool, 2, "a@one.example")
         spool.record([deferred(waiting, next_at=NOW + 300_000)])
-        spool.hold([held])
+        spool.act(Verb.HOLD, [held])
         spool.correct_times(-3_600_000, 400_000)
         (one,) = spool.pending(waiting)
         assert (one.arrived_at, one.next_at) == (NOW - 3_600_000, NOW - 3_300_000)

@@ -16,7 +16,7 @@ import pytest
 from posthouse.mail.message import Message
 from posthouse.smtp.event import DotForm
 from posthouse.spool import content as content_module
-from posthouse.spool.api import SpoolBroken, SpoolError, SpoolFull
+from posthouse.spool.api import SpoolBroken, SpoolError, SpoolFull, Verb
 from posthouse.spool.batch import SpoolSettings
 from posthouse.spool.recall import events_of
 from posthouse.spool.space import SpaceLimits
@@ -103,7 +103,7 @@ def test_failed_write_or_sync_ends_everything_and_is_not_tried_again(tmp_path, s
             with pytest.raises(SpoolBroken):
                 spool.flush()
             with pytest.raises(SpoolBroken):
-                spool.hold([kept])
+                spool.act(Verb.HOLD, [kept])
             assert faulty.seen == []  # not a statement, not a commit, not a checkpoint
             assert len(broken) == 1
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from posthouse.spool.api import Verb
 from posthouse.spool.sqlite import SqliteSpool
 from spool_victim import content_of
 from spooling import SMALL
@@ -50,7 +51,7 @@ def _check(directory: Path, acknowledged: set[int], settled: set[int]) -> int:
                 octets = Path(message.content.file.path).read_bytes()
             assert octets == content_of(queue_id)
         assert spool._batches.connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        assert spool.delete(sorted(stored)) == sorted(stored)
+        assert spool.act(Verb.DELETE, sorted(stored)) == sorted(stored)
     finally:
         spool.close()
     left = [path.name for path in (directory / "content").iterdir()]

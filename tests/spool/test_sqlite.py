@@ -17,8 +17,7 @@ from posthouse.mail.reason import Slug
 from posthouse.smtp.event import DotForm
 from posthouse.spool import content as content_module
 from posthouse.spool import space as space_module
-from posthouse.spool.act import Verb
-from posthouse.spool.api import ContentMissing, SpoolBroken, SpoolError, SpoolForeign, SpoolFull, SpoolLocked
+from posthouse.spool.api import ContentMissing, SpoolBroken, SpoolError, SpoolForeign, SpoolFull, SpoolLocked, Verb
 from posthouse.spool.batch import SpoolSettings
 from posthouse.spool.history import HistoryLimits
 from posthouse.spool.operate import act_without_server
@@ -641,9 +640,9 @@ def test_count_of_what_waits_is_kept_without_looking(tmp_path, seed):
                     known = [waiting.index for waiting in spool.pending(one)]
                     if index in known:
                         spool.record([end(one, index)])
-                    act = dice.choice((spool.hold, spool.release, spool.retry, spool.bounce, spool.delete, None))
-                    if act is not None:
-                        act(dice.sample(ids, 1), dice.choice((None, "1.example")))
+                    verb = dice.choice((Verb.HOLD, Verb.RELEASE, Verb.RETRY, Verb.BOUNCE, Verb.DELETE, None))
+                    if verb is not None:
+                        spool.act(verb, dice.sample(ids, 1), dice.choice((None, "1.example")))
                 spool.flush()
                 assert spool.state.queued == sum(count for _, _, count in spool.destinations())
                 assert spool.state.held > 0
@@ -656,10 +655,10 @@ def test_figures_for_metrics(tmp_path):
         with sqlite_spool(tmp_path / "1") as spool:
             assert (spool.state.messages, spool.state.held, spool.state.oldest_at) == (0, 0, 0)
             ids = await accept_many(spool, 3, "a@one.example", "b@one.example")
-            spool.hold(ids[:1])
+            spool.act(Verb.HOLD, ids[:1])
             assert spool.state.queued == 4
             assert (spool.state.messages, spool.state.held, spool.state.oldest_at) == (3, 2, NOW)
-            spool.delete(ids[1:])
+            spool.act(Verb.DELETE, ids[1:])
             assert spool.state.messages == 1
             assert spool.state.free_bytes > 0
 

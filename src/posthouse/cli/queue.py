@@ -21,7 +21,7 @@ from posthouse.relay.route import RouteError, parse_hop
 from posthouse.serve.control import ServerNotRunning, ask
 from posthouse.serve.data_dir import DataDir, RelayOption
 from posthouse.spool import inspect
-from posthouse.spool.act import Verb
+from posthouse.spool.api import Verb
 from posthouse.spool.clock import wall_clock
 from posthouse.spool.inspect import Filter, State
 from posthouse.spool.operate import act_without_server, become_owner

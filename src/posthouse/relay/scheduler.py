@@ -23,7 +23,7 @@ from posthouse.relay.lease import Closing, Leased, Leases, Recall, Unshared
 from posthouse.relay.route import NextHop, Route
 from posthouse.relay.site import FIRST_WINDOW, Parcel, ParcelState, Site
 from posthouse.relay.trial import Trials
-from posthouse.spool.api import Clock, ContentMissing, Fate, Retry, Spool, SpoolError, Waiting
+from posthouse.spool.api import Clock, ContentMissing, Fate, Retry, Spool, SpoolError, Verb, Waiting
 from posthouse.transports.api import Attempt, Transport, Unavailable
 
 REFILL = 200  # recipients fetched from the spool at a time, for one destination
@@ -278,7 +278,7 @@ class Scheduler:
         log.error("set-aside", queue_id=queue_id_text(parcel.queue_id), reason=Slug.CONTENT_DAMAGED, words=words)
         outcome = Deferred("4.3.0", Reason(Slug.CONTENT_DAMAGED, words))
         self.put_off(parcel, outcome, self._clock())  # so that the listing says why it is held
-        self.spools[shard_of(parcel.queue_id)].hold([parcel.queue_id])
+        self.spools[shard_of(parcel.queue_id)].act(Verb.HOLD, [parcel.queue_id])
         self.forget(parcel)
 
     def _leave_alone(self, parcel: Parcel, error: SpoolError) -> None:

@@ -15,7 +15,7 @@ from posthouse.mail.outcome import Deferred
 from posthouse.mail.reason import Reason, Slug
 from posthouse.observe import log, metrics
 from posthouse.relay.site import Parcel, ParcelState
-from posthouse.spool.api import Clock, Fate, Retry, Spool
+from posthouse.spool.api import Clock, Fate, Retry, Spool, Verb
 from posthouse.spool.under_way import BLAME_MS, UnderWay
 
 TURN_SECONDS = 1.2 * BLAME_MS / 1000
@@ -117,4 +117,4 @@ def _hold(spool: Spool, queue_id: int, recipients: list[_Recipient], deaths: int
     metrics.outcomes.inc(Slug.POISONED)
     outcome = Deferred("4.3.0", Reason(Slug.POISONED, words))
     spool.record([Fate(queue_id, one.index, outcome, Retry(now, one.notices), one.attempts, now) for one in recipients])
-    spool.hold([queue_id], destination)
+    spool.act(Verb.HOLD, [queue_id], destination)

@@ -49,7 +49,7 @@ from posthouse.serve.start import (
     start_from,
 )
 from posthouse.serve.witness import Witness
-from posthouse.spool.api import SpoolDamaged, SpoolError, SpoolFull
+from posthouse.spool.api import SpoolDamaged, SpoolError, SpoolFull, Verb
 from posthouse.spool.clock import SteadyClock
 from posthouse.spool.sqlite import SqliteSpool
 from posthouse.spool.under_way import UnderWay
@@ -339,18 +339,16 @@ class Worker:
                 parse_hop(next_hop)
             except RouteError as error:
                 raise ChannelRefusal(str(error)) from error
-        if act not in {"hold", "release", "retry", "reroute", "bounce", "delete"}:
-            raise ChannelRefusal(f"a worker can't {act} messages")
+        try:
+            verb = Verb(act)
+        except ValueError as error:
+            raise ChannelRefusal(f"a worker can't {act} messages") from error
         self._scheduler.withdraw(ids)
         changed: list[int] = []
         for shard, spool in self._spools.items():
             mine = [queue_id for queue_id in ids if shard_of(queue_id) == shard]
-            if not mine:
-                continue
-            if act == "reroute":
-                changed += spool.reroute(mine, next_hop, destination)
-            else:
-                changed += getattr(spool, act)(mine, destination)
+            if mine:
+                changed += spool.act(verb, mine, destination, next_hop)
         told = {"next_hop": next_hop} if next_hop else {}
         for queue_id in changed:
             log.info(f"operator-{act}", queue_id=queue_id_text(queue_id), **told)

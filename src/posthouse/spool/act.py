@@ -1,27 +1,14 @@
 """What operators do to queued mail: one statement a verb, and an event for each message it changed."""
 
-import enum
 import sqlite3
 from collections.abc import Iterator, Mapping
 
 from posthouse.mail.envelope import first_id_at
 from posthouse.mail.outcome import Failed
 from posthouse.mail.reason import Reason, Slug
-from posthouse.spool.api import Done, Fate, SpoolError
+from posthouse.spool.api import Done, Fate, SpoolError, Verb
 from posthouse.spool.record import Acted
 from posthouse.spool.rows import id_list
-
-
-class Verb(enum.StrEnum):
-    """The acts, as the command line and the history name them."""
-
-    HOLD = "hold"
-    RELEASE = "release"
-    RETRY = "retry"
-    REROUTE = "reroute"
-    BOUNCE = "bounce"
-    DELETE = "delete"
-
 
 # Which recipients a verb concerns, and what it sets: queued is 1, held 2 (schema.QUEUED and so on). `bounce` is undone by reroute: the
 # operator has changed their mind.

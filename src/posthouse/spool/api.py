@@ -3,6 +3,7 @@
 One contract suite (tests/spool/) holds for every implementation.
 """
 
+import enum
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -95,6 +96,23 @@ class Fate(msgspec.Struct, frozen=True):
     ended_at: int
 
 
+class Verb(enum.StrEnum):
+    """What operators do with queued mail, as the command line and the history name it."""
+
+    HOLD = "hold"
+    """Out of `due` until released."""
+    RELEASE = "release"
+    """Held ones go back, due now."""
+    RETRY = "retry"
+    """Due now; held ones stay held."""
+    REROUTE = "reroute"
+    """Under a next hop's URL as their destination, due now; held ones stay held."""
+    BOUNCE = "bounce"
+    """To be returned to their sender: due now, held ones too, with `Waiting.bounce` set."""
+    DELETE = "delete"
+    """Settled without a word to their sender (Failed, DELETED_BY_OPERATOR)."""
+
+
 class ContentSink(Protocol):
     """A large content on its way to disk, piece by piece, so that memory stays bounded."""
 
@@ -158,27 +176,14 @@ class Spool(Protocol):
     def last_outcomes(self, queue_id: int) -> dict[int, Outcome]:
         """The last outcome of each recipient (by index) that was tried and is still stored."""
 
-    def hold(self, queue_ids: Sequence[int], destination: str | None = None) -> list[int]:
-        """Takes recipients out of `due` until released. Like the five below: blocks for a commit, is recorded in the history,
+    def act(
+        self, verb: Verb, queue_ids: Sequence[int], destination: str | None = None, next_hop: str = ""
+    ) -> list[int]:
+        """Does what an operator wants with all unsettled recipients of these messages, or with those under `destination` alone.
 
-        touches all unsettled recipients of these messages, or those under `destination` alone, and returns the ids of the
-        messages of which it changed something, in order.
+        Blocks for a commit, is recorded in the history, and returns the ids of the messages of which it changed something,
+        in order. `next_hop`, the new destination's URL, is for REROUTE.
         """
-
-    def release(self, queue_ids: Sequence[int], destination: str | None = None) -> list[int]:
-        """Puts held recipients back, due now."""
-
-    def retry(self, queue_ids: Sequence[int], destination: str | None = None) -> list[int]:
-        """Makes queued recipients due now; held ones stay held."""
-
-    def reroute(self, queue_ids: Sequence[int], next_hop: str, destination: str | None = None) -> list[int]:
-        """Puts recipients under the next hop's URL as their destination, due now; held ones stay held."""
-
-    def bounce(self, queue_ids: Sequence[int], destination: str | None = None) -> list[int]:
-        """Marks recipients to be returned to their sender: due now, held ones too, with `Waiting.bounce` set."""
-
-    def delete(self, queue_ids: Sequence[int], destination: str | None = None) -> list[int]:
-        """Settles recipients without a word to their sender (Failed, DELETED_BY_OPERATOR)."""
 
     def correct_times(self, by: int, longest_wait: int) -> None:
         """After the clock was set `by` so many milliseconds: moves all stored times along, so that ages and waits stay what they were.

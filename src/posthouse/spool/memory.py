@@ -11,7 +11,7 @@ from posthouse.mail.message import Content, Message
 from posthouse.mail.outcome import Outcome
 from posthouse.mail.reason import Slug
 from posthouse.smtp.event import DotForm
-from posthouse.spool.act import DELETED, Verb
+from posthouse.spool.act import DELETED
 from posthouse.spool.api import (
     Clock,
     ContentSink,
@@ -20,6 +20,7 @@ from posthouse.spool.api import (
     Fate,
     SpoolError,
     SpoolFull,
+    Verb,
     Waiting,
     destination_of,
 )
@@ -179,31 +180,10 @@ class MemorySpool:
         stored = self._stored[queue_id]
         return stored.envelope, stored.message
 
-    def hold(self, queue_ids: Sequence[int], destination: str | None = None) -> list[int]:
+    def act(
+        self, verb: Verb, queue_ids: Sequence[int], destination: str | None = None, next_hop: str = ""
+    ) -> list[int]:
         """See `api.Spool`."""
-        return self._act(Verb.HOLD, queue_ids, destination)
-
-    def release(self, queue_ids: Sequence[int], destination: str | None = None) -> list[int]:
-        """See `api.Spool`."""
-        return self._act(Verb.RELEASE, queue_ids, destination)
-
-    def retry(self, queue_ids: Sequence[int], destination: str | None = None) -> list[int]:
-        """See `api.Spool`."""
-        return self._act(Verb.RETRY, queue_ids, destination)
-
-    def reroute(self, queue_ids: Sequence[int], next_hop: str, destination: str | None = None) -> list[int]:
-        """See `api.Spool`."""
-        return self._act(Verb.REROUTE, queue_ids, destination, next_hop)
-
-    def bounce(self, queue_ids: Sequence[int], destination: str | None = None) -> list[int]:
-        """See `api.Spool`."""
-        return self._act(Verb.BOUNCE, queue_ids, destination)
-
-    def delete(self, queue_ids: Sequence[int], destination: str | None = None) -> list[int]:
-        """See `api.Spool`."""
-        return self._act(Verb.DELETE, queue_ids, destination)
-
-    def _act(self, verb: Verb, queue_ids: Sequence[int], destination: str | None, argument: str = "") -> list[int]:
         self.flush()
         now = self._clock()
         changed = []
@@ -217,10 +197,10 @@ class MemorySpool:
                 if verb is Verb.DELETE:
                     self._apply(Fate(queue_id, row.waiting.index, DELETED, Done(), row.waiting.attempts, now))
                 else:
-                    _change(verb, row, now, argument)
+                    _change(verb, row, now, next_hop)
             if rows:
                 changed.append(queue_id)
-                self._note(queue_id, Acted(now, verb.value, tuple(row.waiting.index for row in rows), argument))
+                self._note(queue_id, Acted(now, verb.value, tuple(row.waiting.index for row in rows), next_hop))
         return changed
 
     def correct_times(self, by: int, longest_wait: int) -> None:

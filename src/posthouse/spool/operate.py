@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from posthouse.mail.envelope import shard_of
-from posthouse.spool.act import Verb
+from posthouse.spool.api import Verb
 from posthouse.spool.sqlite import SqliteSpool
 
 
@@ -24,17 +24,7 @@ def act_without_server(
         mine = [queue_id for queue_id in queue_ids if shard_of(queue_id) == shard]
         spool = SqliteSpool(directory, shard)
         try:
-            if verb is Verb.REROUTE:
-                changed += spool.reroute(mine, next_hop, destination)
-            else:
-                acts = {
-                    Verb.HOLD: spool.hold,
-                    Verb.RELEASE: spool.release,
-                    Verb.RETRY: spool.retry,
-                    Verb.BOUNCE: spool.bounce,
-                    Verb.DELETE: spool.delete,
-                }
-                changed += acts[verb](mine, destination)
+            changed += spool.act(verb, mine, destination, next_hop)
         finally:
             spool.close()
     return changed

@@ -13,7 +13,7 @@ from posthouse.mail.message import Message
 from posthouse.mail.outcome import Outcome
 from posthouse.mail.reason import Slug
 from posthouse.spool import reader, salvage
-from posthouse.spool.act import Act, Correction, Verb
+from posthouse.spool.act import Act, Correction
 from posthouse.spool.api import (
     Clock,
     ContentSink,
@@ -24,6 +24,7 @@ from posthouse.spool.api import (
     SpoolDamaged,
     SpoolError,
     SpoolFull,
+    Verb,
     Waiting,
 )
 from posthouse.spool.batch import Batch, Batches, Incoming, SpoolSettings
@@ -259,29 +260,16 @@ class SqliteSpool:
 
     # What operators do
 
-    def hold(self, queue_ids: Sequence[int], destination: str | None = None) -> list[int]:
+    def act(
+        self, verb: Verb, queue_ids: Sequence[int], destination: str | None = None, next_hop: str = ""
+    ) -> list[int]:
         """See `api.Spool`."""
-        return self._act(Verb.HOLD, queue_ids, destination)
-
-    def release(self, queue_ids: Sequence[int], destination: str | None = None) -> list[int]:
-        """See `api.Spool`."""
-        return self._act(Verb.RELEASE, queue_ids, destination)
-
-    def retry(self, queue_ids: Sequence[int], destination: str | None = None) -> list[int]:
-        """See `api.Spool`."""
-        return self._act(Verb.RETRY, queue_ids, destination)
-
-    def reroute(self, queue_ids: Sequence[int], next_hop: str, destination: str | None = None) -> list[int]:
-        """See `api.Spool`."""
-        return self._act(Verb.REROUTE, queue_ids, destination, next_hop)
-
-    def bounce(self, queue_ids: Sequence[int], destination: str | None = None) -> list[int]:
-        """See `api.Spool`."""
-        return self._act(Verb.BOUNCE, queue_ids, destination)
-
-    def delete(self, queue_ids: Sequence[int], destination: str | None = None) -> list[int]:
-        """See `api.Spool`."""
-        return self._act(Verb.DELETE, queue_ids, destination)
+        done = Act(verb, tuple(queue_ids), destination, next_hop, self._clock())
+        self._batches.add_act(done)
+        self.flush()
+        if done.error is not None:
+            raise done.error
+        return sorted(done.changed)
 
     def correct_times(self, by: int, longest_wait: int) -> None:
         """See `api.Spool`."""
@@ -291,14 +279,6 @@ class SqliteSpool:
         self.flush()
         if correction.error is not None:
             raise correction.error
-
-    def _act(self, verb: Verb, ids: Sequence[int], destination: str | None, argument: str = "") -> list[int]:
-        act = Act(verb, tuple(ids), destination, argument, self._clock())
-        self._batches.add_act(act)
-        self.flush()
-        if act.error is not None:
-            raise act.error
-        return sorted(act.changed)
 
     # Beginning and end
 
