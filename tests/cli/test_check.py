@@ -121,9 +121,15 @@ def test_a_configuration_that_cannot_be_read_is_wrong_usage(tmp_path: Path, caps
     assert "Traceback" not in err
 
 
-def test_another_servers_configuration_is_not_read_yet(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["check", "--mta", "postfix", "/etc/postfix"]) == 2
-    assert "not built yet" in capsys.readouterr().err
+def test_another_servers_configuration_must_be_named_and_be_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["check", "--mta", "postfix"]) == 2
+    assert "name the configuration of Postfix" in capsys.readouterr().err
+    assert run(["check", "--mta", "postfix", str(tmp_path / "none")]) == 2
+    assert "does not exist" in capsys.readouterr().err
+    assert run(["check", "--mta", "postfix", str(tmp_path)]) == 2
+    assert "main.cf" in capsys.readouterr().err
     assert run(["check", "/etc/posthouse/posthouse.toml"]) == 2
     assert "--config" in capsys.readouterr().err
 
