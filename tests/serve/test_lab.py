@@ -142,6 +142,9 @@ def test_relay_test_of_a_lab_says_open_with_the_probe_back() -> None:
             target = Target("127.0.0.1", collector.server.port)
             return await probe(target, settings, tokens=key_owner.testers_key(config), collector=client)
 
+        done = collector.server.command("test", f"{ADDRESS}:{collector.server.port}", "--case", "101", check=False)
+        assert done.returncode == 1, done.stderr
+        assert "open" in done.stdout
         report = asyncio.run(test())
         assert report.verdict is HostVerdict.OPEN, (report.words, report.results)
         assert report.results[0].verdict is CaseVerdict.RELAYED
