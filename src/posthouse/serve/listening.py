@@ -44,7 +44,8 @@ class Change(msgspec.Struct):
     """What a reload does to the sockets; nothing old is touched before `close_unused`.
 
     `kept` and `opened` are as `Prepare` tells them. `metrics` is the endpoint's new socket, if `metrics_changes`;
-    `ask` and `ask_changes` are the same for the collector's, `web` and `web_changes` for the web's.
+    `ask` and `ask_changes` are the same for the collector's, `web` and `web_changes` for the web's,
+    some of which may be those of `web_before`.
     """
 
     places: list[Place]
@@ -57,14 +58,17 @@ class Change(msgspec.Struct):
     ask_changes: bool = False
     web: WebSockets | None = None
     web_changes: bool = False
+    web_before: WebSockets | None = None
 
     def abandon(self) -> None:
         """The reload is refused: what was opened for it goes."""
         for index in self.opened:
             self.places[index].close()
-        for one in (self.metrics, self.ask, self.web):
+        for one in (self.metrics, self.ask):
             if one is not None:
                 one.close()
+        if self.web is not None:
+            self.web.close(but=self.web_before)
 
     def close_unused(self) -> None:
         """The reload is in force: addresses that are no longer listened on."""
@@ -131,13 +135,15 @@ class Listening:
         ask: socket.socket | None = None
         web: WebSockets | None = None
         try:
-            web = web_sockets(new) if web_moves(old, new) else None
+            web = web_sockets(new, old, self.web) if web_moves(old, new) else None
             ask = ask_socket(new) if ask_changes else None
             opened = _open(tuple(new.listeners[index] for index in added), new.workers, [])
         except ListenError:
-            for one in (metrics, ask, web):
+            for one in (metrics, ask):
                 if one is not None:
                     one.close()
+            if web is not None:
+                web.close(but=self.web)
             raise
         fresh = dict(zip(added, opened, strict=True))
         places = [self.places[kept[i]] if i in kept else fresh[i] for i in range(len(new.listeners))]
@@ -152,6 +158,7 @@ class Listening:
             ask_changes,
             web,
             web_moves(old, new),
+            self.web,
         )
 
     def close(self) -> None:

@@ -247,7 +247,7 @@ class Supervisor:
             return
         await self._web.stop()
         if self._listening.web is not None:
-            self._listening.web.close()
+            self._listening.web.close(but=change.web)
         self._listening.web = change.web
         why = await self._web.start(self.config, change.web)
         if why:

@@ -31,11 +31,12 @@ class WebSockets(msgspec.Struct, frozen=True):
     pages: socket.socket
     calls: socket.socket | None = None
 
-    def close(self) -> None:
-        """Our own ends."""
-        self.pages.close()
-        if self.calls is not None:
-            self.calls.close()
+    def close(self, but: "WebSockets | None" = None) -> None:
+        """Our own ends, except those that `but` goes on with."""
+        kept = () if but is None else (but.pages, but.calls)
+        for one in (self.pages, self.calls):
+            if one is not None and not any(one is other for other in kept):
+                one.close()
 
     @property
     def text(self) -> str:
@@ -49,16 +50,23 @@ class WebSockets(msgspec.Struct, frozen=True):
         return "" if self.calls is None else address_text(*self.calls.getsockname()[:2])
 
 
-def web_sockets(config: Config) -> WebSockets | None:
-    """The web's sockets, bound; None without [web]. ListenError."""
+def web_sockets(config: Config, old: Config | None = None, open_now: WebSockets | None = None) -> WebSockets | None:
+    """The web's sockets, bound; None without [web]. What `old` had at the same address stays open. ListenError."""
     web = config.web
     if not web.is_on:
         return None
-    pages = listen(web.host, web.port)[0]
+    pages = calls = None
+    if old is not None and open_now is not None:
+        pages = open_now.pages if (old.web.host, old.web.port) == (web.host, web.port) else None
+        calls = open_now.calls if (old.web.call_host, old.web.call_port) == (web.call_host, web.call_port) else None
+    opened = pages or listen(web.host, web.port)[0]
+    if not web.is_call_on:
+        return WebSockets(opened)
     try:
-        return WebSockets(pages, listen(web.call_host, web.call_port)[0] if web.is_call_on else None)
+        return WebSockets(opened, calls or listen(web.call_host, web.call_port)[0])
     except BaseException:
-        pages.close()
+        if pages is None:
+            opened.close()
         raise
 
 

@@ -30,7 +30,7 @@ from posthouse.serve.web_tests import Carrier
 from posthouse.serve.wiring import resolver_of
 from posthouse.web.app import make_app
 from posthouse.web.calling import CallServer
-from posthouse.web.desk import TestDesk
+from posthouse.web.desk import Desk
 from posthouse.web.http import HttpServer
 from posthouse.web.service import Service
 from posthouse.web.settings import WebSettings
@@ -110,7 +110,7 @@ class WebProcess:
         except StoreFault as fault:
             raise ChannelRefusal(f"[web]: {fault}") from fault
         settings, resolver = web_settings_of(config, self._call_port), resolver_of(config)
-        desk = TestDesk(settings, Carrier(config, resolver).carry, self._store)
+        desk = Desk(settings, Carrier(config, resolver).carry, self._store)
         self._service = Service(settings, desk, HostControl(config, resolver))
         self._current = _Current(make_app(self._service))
         self._http = HttpServer(self._current)

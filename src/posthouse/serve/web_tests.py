@@ -21,7 +21,7 @@ from posthouse.tester.message import Tester
 from posthouse.tester.prober import ProberSettings, probe
 from posthouse.tester.report import Target
 from posthouse.tester.token import TokenKey
-from posthouse.web.desk import TestFault
+from posthouse.web.desk import NotCarriedOut
 from posthouse.web.document import PortState
 from posthouse.web.event import EventKind, Who
 from posthouse.web.job import Job
@@ -41,13 +41,13 @@ class Carrier:
         self._resolver = resolver
 
     async def carry(self, job: Job) -> None:
-        """One test. TestFault when it may not be, or can't be, carried out."""
+        """One test. NotCarriedOut when it may not be, or can't be, carried out."""
         subject = job.subject
         address = ip_address(subject.address)
         office = office_of(self._config)
         answer = await asyncio.to_thread(office.admit, subject.host, address, is_caller=subject.by_calling)
         if isinstance(answer, Denial):
-            raise TestFault(answer.words)
+            raise NotCarriedOut(answer.words)
         collector, key, words = await self._collector()
         try:
             job.tell(EventKind.STARTED, words=f"who tests: {identity_of(self._config).hello_name}; {words}")
@@ -75,14 +75,14 @@ class Carrier:
         )
 
     async def _collector(self) -> tuple[CollectorClient | None, TokenKey | None, str]:
-        """Whom to ask what has arrived, with its key; in words what the verdict will rest on. TestFault."""
+        """Whom to ask what has arrived, with its key; in words what the verdict will rest on. NotCarriedOut."""
         try:
             collector, why_not = await asyncio.to_thread(collector_of, self._config)
             if collector is None:
                 return None, None, f"judged by the replies alone ({why_not})"
             return collector, testers_key(self._config), "judged by what arrives at its collector"
         except ConfigError as error:
-            raise TestFault(f"this tester is not set up: {error}") from error
+            raise NotCarriedOut(f"this tester is not set up: {error}") from error
 
     async def _knock(self, job: Job) -> None:
         address = job.subject.address

@@ -5,7 +5,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from posthouse.web.answer import JSON, accepts, json_of, refuse_other_sites
-from posthouse.web.document import TestDocument
+from posthouse.web.document import RelayTest
 from posthouse.web.event import events_of
 from posthouse.web.job import Job
 from posthouse.web.problem import unreadable
@@ -104,6 +104,6 @@ class Api:
         return JSON(Health("ok", self._service.settings.version, running, waiting))
 
 
-def document_of(found: Job | TestDocument) -> TestDocument:
+def document_of(found: Job | RelayTest) -> RelayTest:
     """What can be said of a test now."""
     return found.document if isinstance(found, Job) else found

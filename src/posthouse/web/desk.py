@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 
 from posthouse.observe import log, metrics
-from posthouse.web.document import Place, State, TestDocument
+from posthouse.web.document import Place, RelayTest, State
 from posthouse.web.event import EventKind
 from posthouse.web.job import Job, Subject
 from posthouse.web.problem import Problem, too_often
@@ -22,14 +22,14 @@ MOST_REMEMBERED = 50
 """Tests that are over and still in memory with their dialogue, for those who come late to watch."""
 
 Carry = Callable[[Job], Awaitable[None]]
-"""Carries out a test: tells the job's events, fills its ports and reports. TestFault when nothing could be found out."""
+"""Carries out a test: tells the job's events, fills its ports and reports. NotCarriedOut when nothing could be found out."""
 
 
-class TestFault(Exception):
+class NotCarriedOut(Exception):
     """A test could not be carried out; the text is one sentence."""
 
 
-class TestDesk:
+class Desk:
     """All tests of the service that are not yet forgotten. Used from one event loop."""
 
     def __init__(self, settings: WebSettings, carry: Carry, store: ResultStore | None) -> None:
@@ -99,7 +99,7 @@ class TestDesk:
         """The test of that id, if it is in memory."""
         return self._jobs.get(test_id)
 
-    async def document(self, test_id: str) -> TestDocument | None:
+    async def document(self, test_id: str) -> RelayTest | None:
         """The test of that id, in memory or kept; None when there is none (any more)."""
         job = self._jobs.get(test_id)
         if job is not None:
@@ -146,7 +146,7 @@ class TestDesk:
         log.info("web-test-begins", test=job.id, address=job.subject.address, by_calling=job.subject.by_calling)
         try:
             await self._carry(job)
-        except TestFault as fault:
+        except NotCarriedOut as fault:
             self._fail(job, str(fault))
         except asyncio.CancelledError:
             self._fail(job, "the service was stopped before the test was over; ask again in a minute")

@@ -68,7 +68,7 @@ class Links(msgspec.Struct, frozen=True):
     events: str
 
 
-class TestDocument(msgspec.Struct, frozen=True):
+class RelayTest(msgspec.Struct, frozen=True):
     """One test. Times are seconds since 1970, 0 for what has not happened; `verdict` is null until it is done.
 
     `reports` has one a port that answers, each as `posthouse test --json` prints it. `expires_at`: forgotten then.

@@ -6,7 +6,7 @@ import msgspec
 
 from posthouse.tester.report import CaseResult
 from posthouse.tester.verdict import CASE_WORDS, CaseVerdict, HostVerdict
-from posthouse.web.document import Place, TestDocument
+from posthouse.web.document import Place, RelayTest
 
 
 class EventKind(enum.StrEnum):
@@ -98,7 +98,7 @@ def as_sse(event: Event) -> bytes:
     return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.number, event.kind.encode(), msgspec.json.encode(event))
 
 
-def events_of(document: TestDocument) -> tuple[Event, ...]:
+def events_of(document: RelayTest) -> tuple[Event, ...]:
     """What is told again of a test that is over and no longer in memory: ports, cases and verdict, without the dialogue."""
     found: list[Event] = []
 
@@ -117,7 +117,7 @@ def events_of(document: TestDocument) -> tuple[Event, ...]:
     return tuple(found)
 
 
-def as_advice(document: TestDocument, base: str = "") -> str:
+def as_advice(document: RelayTest, base: str = "") -> str:
     """What a terminal shows at the end, behind the verdict: the remedy, the doubts, where the result is kept."""
     lines: list[str] = []
     if document.remedy is not None:

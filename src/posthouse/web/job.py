@@ -9,7 +9,7 @@ import msgspec
 
 from posthouse.tester.report import Report
 from posthouse.tester.verdict import HostVerdict
-from posthouse.web.document import Place, PortState, Proof, State, TestDocument, judge, links_of
+from posthouse.web.document import Place, PortState, Proof, RelayTest, State, judge, links_of
 from posthouse.web.event import Event, EventKind, Who
 
 MOST_EVENTS = 5_000
@@ -53,13 +53,13 @@ class Job:
         self._changed = asyncio.Event()
 
     @property
-    def document(self) -> TestDocument:
+    def document(self) -> RelayTest:
         """What can be said now."""
         verdict: HostVerdict | None = None
         remedy, words = None, self.words
         if self.state is State.DONE:
             verdict, words, remedy = judge(self.reports)
-        return TestDocument(
+        return RelayTest(
             id=self.id,
             state=self.state,
             host=self.subject.host,

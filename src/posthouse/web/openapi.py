@@ -6,11 +6,11 @@ from typing import Any
 import msgspec
 
 from posthouse.web.api import Health, NewTest, ProofGiven
-from posthouse.web.document import TestDocument
+from posthouse.web.document import RelayTest
 from posthouse.web.event import Event
 from posthouse.web.problem import PROBLEMS, ProblemDocument
 
-_STRUCTS = (TestDocument, NewTest, ProofGiven, Health, Event, ProblemDocument)
+_STRUCTS = (RelayTest, NewTest, ProofGiven, Health, Event, ProblemDocument)
 _REF = "#/components/schemas/{name}"
 _ID = {
     "name": "id",
@@ -53,7 +53,7 @@ def openapi_document(version: str, url: str) -> dict[str, Any]:
 
 
 def _paths() -> dict[str, Any]:
-    document = _json(TestDocument, "The test")
+    document = _json(RelayTest, "The test")
     return {
         "/test-me": {
             "get": {
@@ -67,7 +67,7 @@ def _paths() -> dict[str, Any]:
                         "content": {
                             "text/plain": {"schema": {"type": "string"}},
                             "text/event-stream": {"schema": {"type": "string"}},
-                            "application/json": {"schema": _ref(TestDocument)},
+                            "application/json": {"schema": _ref(RelayTest)},
                         },
                     },
                     **_problems(400, 403, 409, 429, 503),

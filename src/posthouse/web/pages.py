@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response, Stream
 from posthouse.tester.report import CaseResult
 from posthouse.tester.verdict import CASE_WORDS, CaseVerdict, HostVerdict
 from posthouse.web.answer import form_of, refuse_other_sites
-from posthouse.web.document import State, TestDocument
+from posthouse.web.document import RelayTest, State
 from posthouse.web.event import EventKind, printable
 from posthouse.web.job import Job
 from posthouse.web.problem import PROBLEMS, Problem, in_words
@@ -54,12 +54,18 @@ def what_matters_first(results: Iterable[CaseResult]) -> list[CaseResult]:
     return sorted(results, key=lambda one: _ORDER.index(one.verdict) if one.verdict in _ORDER else len(_ORDER))
 
 
+def sentence(words: str, *, capital: bool = True) -> str:
+    """Words as a sentence, with its full stop; printable, whoever said them."""
+    words = printable(words).rstrip(".")
+    return f"{words[:1].upper() if capital else words[:1]}{words[1:]}." if words else ""
+
+
 def moment(seconds: float) -> str:
     """A time for people, in UTC: they may be anywhere."""
     return time.strftime("%d %B %Y, %H:%M UTC", time.gmtime(seconds))
 
 
-def headline(test: TestDocument) -> str:
+def headline(test: RelayTest) -> str:
     """Where a test stands, in a few words."""
     match test.state:
         case State.QUEUED:
@@ -87,7 +93,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(printable=printable, moment=moment, what_matters_first=what_matters_first)
+    made.filters.update(printable=printable, sentence=sentence, moment=moment, what_matters_first=what_matters_first)
     made.globals.update(
         words_of=CASE_WORDS, host_words=HOST_WORDS, static={n: static_path(n) for n in STATIC}.__getitem__, pages=PAGES
     )

@@ -11,8 +11,8 @@ from posthouse.policy.networks import Address, NetworkSet, normalise_address
 from posthouse.tester.echo import is_nonce
 from posthouse.web.caller import caller_address, proven_address
 from posthouse.web.control import Control
-from posthouse.web.desk import TestDesk
-from posthouse.web.document import State, TestDocument
+from posthouse.web.desk import Desk
+from posthouse.web.document import RelayTest, State
 from posthouse.web.job import Job, Subject
 from posthouse.web.problem import Problem, not_found, too_often, unreadable
 from posthouse.web.rate import Rate, rate_key
@@ -29,7 +29,7 @@ MOST_UNPROVED = 2000
 class Service:
     """One running service. `control` None: only the caller's own address can be tested."""
 
-    def __init__(self, settings: WebSettings, desk: TestDesk, control: Control | None = None) -> None:
+    def __init__(self, settings: WebSettings, desk: Desk, control: Control | None = None) -> None:
         self.settings = settings
         self.desk = desk
         self.control = control
@@ -91,7 +91,7 @@ class Service:
             del self._unproved[next(iter(self._unproved))]
         return job
 
-    async def prove(self, test_id: str, way: str, answer: str, request: Request) -> Job | TestDocument:
+    async def prove(self, test_id: str, way: str, answer: str, request: Request) -> Job | RelayTest:
         """Looks for the proof; the test that has begun. Problem, "not-proved" when it is not there."""
         job = self._unproved.get(test_id)
         if job is None or self.control is None:
@@ -121,7 +121,7 @@ class Service:
         """A test in memory."""
         return self._unproved.get(test_id) or self.desk.job(test_id)
 
-    async def document(self, test_id: str) -> Job | TestDocument:
+    async def document(self, test_id: str) -> Job | RelayTest:
         """A test: in memory, or kept. Problem."""
         job = self.job(test_id)
         if job is not None:

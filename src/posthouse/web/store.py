@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from posthouse.web.document import TestDocument
+from posthouse.web.document import RelayTest
 
 RESULTS_FILE = Path("web") / "tests.db"
 """Where they are, below the data directory."""
@@ -43,7 +43,7 @@ class ResultStore:
         except (OSError, sqlite3.Error) as error:
             raise StoreFault(f"can't keep results in {path}: {error}") from error
 
-    def keep(self, document: TestDocument, now: float) -> None:
+    def keep(self, document: RelayTest, now: float) -> None:
         """Keeps a result until it expires; forgets those that have, and the oldest beyond MOST_KEPT. StoreFault."""
         packed = zlib.compress(msgspec.json.encode(document))
         try:
@@ -59,14 +59,14 @@ class ResultStore:
         except sqlite3.Error as error:
             raise StoreFault(f"can't keep a result in {self._path}: {error}") from error
 
-    def find(self, test_id: str, now: float) -> TestDocument | None:
+    def find(self, test_id: str, now: float) -> RelayTest | None:
         """The result of that id, None when there is none (any more). StoreFault."""
         try:
             with self._lock:
                 row = self._database.execute(
                     "SELECT document FROM test WHERE id = ? AND expires_at >= ?", (test_id, now)
                 ).fetchone()
-            return None if row is None else msgspec.json.decode(zlib.decompress(row[0]), type=TestDocument)
+            return None if row is None else msgspec.json.decode(zlib.decompress(row[0]), type=RelayTest)
         except (sqlite3.Error, zlib.error, msgspec.DecodeError) as error:
             raise StoreFault(f"can't read a result in {self._path}: {error}") from error
 

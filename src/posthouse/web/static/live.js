@@ -65,7 +65,7 @@
       body.append(row);
       judged += 1;
     }
-    if (judged === 1 || judged % 20 === 0) say("Under way: " + judged + " cases judged");
+    if (judged === 1 || judged % 20 === 0) say("Under way: " + judged + (judged === 1 ? " case" : " cases") + " judged");
   }
   const hear = {
     queued: (event) => say("Waiting: number " + event.place.place + " of " + event.place.waiting + " in the queue"),
