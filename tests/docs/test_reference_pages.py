@@ -30,6 +30,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "[collector]": settings.CollectorSettings,
     "[tester]": settings.TesterSettings,
     "[web]": settings.WebSettings,
+    "[watch]": settings.WatchSettings,
 }
 NOT_KEYS = {"source"}
 SPELT = {

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("posthouse.cli.check", "Decide whether a stranger could relay, and print the relay matrix."),
     "test": ("posthouse.cli.test", "Test from outside whether a host relays for strangers."),
     "scan": ("posthouse.cli.scan", "Test the hosts of a list, all of them authorised."),
+    "watch": ("posthouse.cli.watch", "Have this server tested from outside by the tester of [watch]."),
     "trace": ("posthouse.cli.trace", "Say step by step what would happen to a mail for an address."),
     "queue": ("posthouse.cli.queue", "Look at the queue and act on it."),
     "why": ("posthouse.cli.why", "Tell the recorded history of one message."),

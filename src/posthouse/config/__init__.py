@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         RouteSettings,
         TesterSettings,
         TlsSettings,
+        WatchSettings,
         WebSettings,
     )
     from posthouse.config.side_files import check_files, find_exposed, read_password, read_recipients
@@ -71,6 +72,7 @@ _HOMES = {
         "RouteSettings",
         "TesterSettings",
         "TlsSettings",
+        "WatchSettings",
         "WebSettings",
     ),
     "side_files": (
@@ -111,6 +113,7 @@ __all__ = [
     "RouteSettings",
     "TesterSettings",
     "TlsSettings",
+    "WatchSettings",
     "WebSettings",
     "check_consistency",
     "check_files",

@@ -27,7 +27,6 @@ class Section(msgspec.Struct, frozen=True):
 
 LATER_SECTIONS = {
     "dns": "the blocklist's DNS server",
-    "watch": "the outside relay test",
 }
 LATER_ROLES = ("trap",)
 
@@ -83,6 +82,7 @@ _TOP = Section(
         Key("collector", "section", "none", "See [collector]."),
         Key("tester", "section", "", "See [tester]."),
         Key("web", "section", "off", "See [web]."),
+        Key("watch", "section", "off", "See [watch]."),
     ),
 )
 
@@ -492,6 +492,21 @@ _WEB = Section(
     ),
 )
 
+_WATCH = Section(
+    "Has this server tested from outside, again and again: it calls a tester, which tests the address that calls "
+    "(docs/self-test.md). A change of verdict goes to `postmaster`.",
+    (
+        Key(
+            "tester",
+            "URL",
+            "required",
+            'The relay test as a service that is asked: "https://relaytest.example.net/". It must be another machine, outside '
+            "your networks.",
+        ),
+        Key("every", "time", "1d", "How often; also after each reload."),
+    ),
+)
+
 SECTIONS: dict[str, Section] = {
     "": _TOP,
     "listener": _LISTENER,
@@ -510,5 +525,6 @@ SECTIONS: dict[str, Section] = {
     "collector": _COLLECTOR,
     "tester": _TESTER,
     "web": _WEB,
+    "watch": _WATCH,
 }
 """Every section by its name; "a.b" is the inline table `b` of section `a`."""

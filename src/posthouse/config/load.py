@@ -31,6 +31,7 @@ from posthouse.config.settings import (
 )
 from posthouse.config.table import Document, Table
 from posthouse.config.testing import read_collector, read_lab, read_tester, read_web
+from posthouse.config.watch import read_watch
 from posthouse.smtp.content import LineEndings
 
 DEFAULT_LISTENER = ListenerSettings(host="127.0.0.1", port=2525)
@@ -113,6 +114,7 @@ def _read(document: Document, top: Table, source: Path) -> Config:
         collector=read_collector(top.table("collector", "collector")),
         tester=read_tester(top.table("tester", "tester"), document.directory),
         web=read_web(top.table("web", "web")),
+        watch=read_watch(top.table("watch", "watch")),
         accounts=top.take("accounts", values.path_in(document.directory), data_dir / "accounts"),
         user=top.take("user", values.text, ""),
     )

@@ -192,6 +192,13 @@ class WebSettings(msgspec.Struct, frozen=True):
     private_hosts: bool = False
 
 
+class WatchSettings(msgspec.Struct, frozen=True):
+    """[watch]: the tester's URL, with a slash at its end, and seconds between two tests. "": nobody is asked."""
+
+    tester: str = ""
+    every: float = 86400.0
+
+
 class Config(msgspec.Struct, frozen=True):
     """A whole configuration, checked. `source` is the file, None for the embedded default."""
 
@@ -213,6 +220,7 @@ class Config(msgspec.Struct, frozen=True):
     collector: CollectorSettings = CollectorSettings()
     tester: TesterSettings = TesterSettings()
     web: WebSettings = WebSettings()
+    watch: WatchSettings = WatchSettings()
     accounts: Path | None = None
     user: str = ""
 

@@ -254,6 +254,15 @@ relay_enabled = Gauge("relay_enabled", "1, or 0 after `posthouse relay off`.", m
 probes_collected: Counter[str] = Counter(
     "probes_collected", "Probes of relay tests that arrived at the collector, by way: relayed, bounce.", "way"
 )
+watch_verdict = Gauge(
+    "watch_verdict",
+    "1 for what the tester of [watch] last said of this server: open, closed or unknown; 0 for the others; none before the first.",
+    "verdict",
+    merge=Merge.MAX,
+)
+watch_looks: Counter[str] = Counter(
+    "watch_looks", "Calls of the watch to its tester, by result: answered, failed (which is no verdict).", "result"
+)
 networks_suspended = Gauge(
     "networks_suspended",
     "1 for a listener whose trusted networks are suspended, as a test from outside found its clients masked; else 0.",

@@ -35,8 +35,8 @@ _CASES_A_SESSION = 4
 """Below [limits] errors_slow, from which on answers come slower."""
 
 _LOOPBACK = tuple(map(ip_address, ("127.0.0.2", "127.0.0.3", "127.1.2.3", "127.200.0.9", "127.0.0.1", "::1")))
-_OVER_SOCKETS = frozenset(Way) - {Way.SMUGGLED, Way.BDAT, Way.NO_HELLO, Way.PROXY_V2}
-"""Without those that need a content, a hello that can carry no nonce, or a header whose answers nobody can count."""
+_OVER_SOCKETS = frozenset(Way) - {Way.SMUGGLED, Way.BDAT, Way.NO_HELLO, Way.PROXY_V1, Way.PROXY_V2}
+"""Without those that need a content, or that say something before a hello could carry the nonce."""
 
 HelloName = Callable[[str], str]
 """From the address that the session will be seen with to the EHLO name by which the workers know it for their own."""

@@ -39,6 +39,7 @@ from posthouse.serve.queue_acts import act_on_queue
 from posthouse.serve.self_test_live import LiveTest, rehearse_live
 from posthouse.serve.shared import Shared
 from posthouse.serve.start import ListenerSocket, Prepare, WorkerStart, to_arguments
+from posthouse.serve.watching import Watching
 from posthouse.serve.web_keeper import WebKeeper
 from posthouse.serve.weekly import send_weekly_usage
 
@@ -110,6 +111,7 @@ class Supervisor:
         self._fleet.owner = self._shared = Shared(self.config.workers, self._fleet.tell)
         self._echoes = Echoes(data, lambda: self.config, self._suspend_in_workers)
         self._shared.answers["echo"] = self._echoes.hear
+        self._watching = Watching(lambda: self.config)
         self._control = ControlServer(self._act)
         self._web = WebKeeper()
         self._endpoint: Endpoint | None = None
@@ -136,6 +138,7 @@ class Supervisor:
             await self._asked.start(self.config, self._listening.ask)
             self._background(self._notify_watchdog())
             self._background(self._weekly_usage())
+            self._background(self._watching.run())
             log.flush()  # what led to it stands before it
             self._say(first_sight.ready_line(self.config, self._listening.addresses, os.getpid(), self._web.status))
             notify("READY=1", f"STATUS=accepting mail on {', '.join(self._listening.addresses)}")
@@ -362,6 +365,7 @@ class Supervisor:
             finally:
                 notify("READY=1")
             metrics.reloads.inc("accepted")
+            self._watching.look_soon()
             log.info("reloaded", changes=changes.changes, other_changes=changes.other_changes)
             for warning in changes.warnings:
                 log.warning("mind", words=warning)
