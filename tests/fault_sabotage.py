@@ -257,6 +257,31 @@ def _suffer(message: Any, ways: set[bytes]) -> None:
     os.kill(os.getpid(), 9)
 
 
+def hold_all() -> None:
+    """Contents are held in memory, however large and however many."""
+    from posthouse.relay import session
+
+    session.SPILL_OCTETS = session.MOST_ARRIVING = 1 << 40
+
+
+def no_reserve() -> None:
+    """Strangers may hold every descriptor there is."""
+    from posthouse.net import server
+
+    server._room = lambda most: (most, 0)
+
+
+def install(directory: Path, name: str) -> str:
+    """Has the workers of a real server begin with that sabotage, by a module of Python's start; the PYTHONPATH to run it with."""
+    (directory / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if 'posthouse.serve.worker' in sys.orig_argv:\n"
+        "    import fault_sabotage\n"
+        f"    fault_sabotage.SABOTAGE[{name!r}]()\n"
+    )
+    return os.pathsep.join((str(directory), python_path()))
+
+
 def no_journal() -> None:
     """Nobody notes what is under way."""
     from posthouse.spool.under_way import UnderWay
@@ -281,4 +306,6 @@ SABOTAGE: dict[str, Callable[[], None]] = {
     "poison": poison,
     "no-journal": no_journal,
     "naive-dns": naive_dns,
+    "hold-all": hold_all,
+    "no-reserve": no_reserve,
 }

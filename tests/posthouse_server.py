@@ -138,3 +138,11 @@ def cpu_seconds(pid: int) -> float:
     """Processor time that a process has used: on a busy machine a clock on the wall tells of others."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory_of(pid: int) -> int:
+    """Octets of memory that are a process's: its share of what is shared (page cache of its files is not in it)."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no Pss")

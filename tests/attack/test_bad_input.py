@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from posthouse.net.connection import ServerProtocol
 from posthouse.net.server import Timeouts
 from posthouse.smtp.server import ServerSettings
 from siege import BODY, LETTER, TO_ANYWHERE, Siege, Wire, besieged
@@ -257,7 +258,27 @@ STALLS: dict[str, bytes] = {
 
 @pytest.mark.slow
 def test_each_stall_and_each_drip_has_its_own_deadline_and_slows_nobody() -> None:
-    with besieged(settings=SETTINGS, timeouts=QUICK) as siege:
+    stall_and_drip(QUICK)
+
+
+@pytest.mark.slow
+def test_control_a_server_whose_deadlines_begin_anew_with_each_octet_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = ServerProtocol.data_received
+
+    def renewed(self: ServerProtocol, data: bytes) -> None:
+        real(self, data)
+        self._deadline = self._loop.time() + 3600
+
+    monkeypatch.setattr(ServerProtocol, "data_received", renewed)
+    with pytest.raises((AssertionError, TimeoutError)):
+        stall_and_drip(QUICK)
+
+
+def stall_and_drip(timeouts: Timeouts) -> None:
+    """Clients that stop at every stage, or send an octet at a time: each is told that its time is over, others never wait."""
+    with besieged(settings=SETTINGS, timeouts=timeouts) as siege:
         wires = {name: siege.wire() for name in STALLS}
         dripping = {f"dripping-{name}": siege.wire() for name in set(STALLS) - {"before-the-last-crlf"}}
         for name, start in STALLS.items():

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from fault_sabotage import install
 from peer_programs import running, wait_until
 from posthouse.spool.api import SpoolBroken, SpoolError, SpoolFull
 from posthouse.spool.sqlite import SqliteSpool
@@ -93,6 +94,20 @@ def test_a_large_content_without_a_descriptor_is_put_off_and_the_next_is_taken(
 
 @pytest.mark.slow
 def test_a_server_short_of_descriptors_sheds_connections_delivers_and_recovers() -> None:
+    run_short_of_descriptors()
+
+
+@pytest.mark.slow
+def test_control_a_server_that_gives_strangers_every_descriptor_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", install(tmp_path, "no-reserve"))
+    with pytest.raises(AssertionError):
+        run_short_of_descriptors()
+
+
+def run_short_of_descriptors() -> None:
+    """A hundred descriptors, four hundred strangers: who was inside before is served, its mail delivered, and nothing spins."""
     with configured(
         """
         [relay]

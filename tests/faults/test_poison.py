@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fault_poison import poison_often
-from fault_sabotage import CURED, python_path
+from fault_sabotage import CURED, install
 from peer_programs import wait_until
 from posthouse.serve.control import ask
 from posthouse.spool.under_way import MOST_DEATHS
@@ -41,20 +41,10 @@ def test_control_without_notes_of_what_is_under_way_it_kills_for_ever() -> None:
     assert found.set_aside == []
 
 
-_SITE = """\
-import sys
-if "posthouse.serve.worker" in sys.orig_argv:
-    import fault_sabotage
-    fault_sabotage.poison()
-"""
-"""As `sitecustomize` it makes workers of a real server vulnerable."""
-
-
 def test_a_server_sets_poison_aside_tells_why_and_tries_it_once_more_when_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(_SITE)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), python_path())))
+    monkeypatch.setenv("PYTHONPATH", install(tmp_path, "poison"))
     monkeypatch.setenv(CURED, str(tmp_path / "cured"))
     with configured("[relay]\nlocal_domains = ['here.test']\n") as server:
         server.append(route_to(f"maildir:{tmp_path}/box", domain="here.test"))
