@@ -45,6 +45,16 @@ from posthouse.cli.options import config_option, fail, json_option
 )
 @click.option("--nonce", default="", metavar="NONCE", help="That of `posthouse relay nonce` on the host, for the echo.")
 @click.option("--diff", "shows_changes", is_flag=True, help="Say what has changed since the last test of the host.")
+@click.option("--watch", "is_watch", is_flag=True, help="Test again and again, and say what changes.")
+@click.option("--every", default="1d", metavar="TIME", help="For --watch: how often, 30m or 1d, say.  [default: 1d]")
+@click.option("--rounds", type=click.IntRange(0), default=0, metavar="NUMBER", help="For --watch: end after so many.")
+@click.option(
+    "--metrics",
+    "metrics_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="For --watch: keep the figures there, for Prometheus' node_exporter (textfile).",
+)
 @click.option("-q", "--quiet", is_flag=True, help="The verdict only.")
 @click.option("--transcript", "shows_dialogues", is_flag=True, help="Print the dialogues too.")
 @click.option("--list", "lists_cases", is_flag=True, help="Print the table of cases and test nothing.")
@@ -52,7 +62,17 @@ from posthouse.cli.options import config_option, fail, json_option
 @click.option("--token", "typed", default="", metavar="TOKEN", help="For --prove postmaster: what its mail says.")
 @config_option
 @json_option
-def command(config_path: Path | None, as_json: bool, host: str | None, lists_cases: bool, **given: Any) -> int:
+def command(
+    config_path: Path | None,
+    as_json: bool,
+    host: str | None,
+    lists_cases: bool,
+    is_watch: bool,
+    every: str,
+    rounds: int,
+    metrics_file: Path | None,
+    **given: Any,
+) -> int:
     """0 closed, 1 open, 3 no verdict; 2 when the host may not be tested."""
     from posthouse.cli.test_run import print_cases, run_test, wishes_of  # noqa: PLC0415 - not needed for --help
     from posthouse.config import load_config  # noqa: PLC0415
@@ -68,4 +88,10 @@ def command(config_path: Path | None, as_json: bool, host: str | None, lists_cas
 
         port = wishes.ports[0] if wishes.ports else 25
         return prove_control(config, wishes.place.host, port, wishes.prove, typed=wishes.typed, as_json=as_json)
+    if is_watch:
+        from posthouse.cli.test_watch import rhythm_of, run_watch  # noqa: PLC0415
+
+        return run_watch(config, wishes, rhythm_of(every, rounds, metrics_file), as_json=as_json)
+    if metrics_file is not None or rounds or every != "1d":
+        fail("--every, --rounds and --metrics go with --watch")
     return run_test(config, wishes, as_json=as_json)

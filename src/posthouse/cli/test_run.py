@@ -132,26 +132,33 @@ def collector_for(config: Config, wish: str) -> CollectorClient | None:
     return collector
 
 
-def run_test(config: Config, wishes: Wishes, *, as_json: bool) -> int:
-    """The whole command."""
+def test_once(config: Config, wishes: Wishes) -> Document:
+    """One test of the host, with progress on a terminal. PlaceFault, OfficeFault."""
     progress = Progress()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            document = runner.run(_test(config, wishes, progress))
-    except (PlaceFault, OfficeFault) as fault:
-        fail(str(fault), ExitStatus.NO_VERDICT if isinstance(fault, PlaceFault) else ExitStatus.USAGE)
+            return runner.run(_test(config, wishes, progress))
     finally:
         progress.clear()
+
+
+def run_test(config: Config, wishes: Wishes, *, as_json: bool) -> int:
+    """The whole command."""
+    try:
+        document = test_once(config, wishes)
+    except (PlaceFault, OfficeFault) as fault:
+        fail(str(fault), ExitStatus.NO_VERDICT if isinstance(fault, PlaceFault) else ExitStatus.USAGE)
     if not document.reports:
         fail(document.words)
     if as_json:
         print_json(document)
     else:
-        _print(document, wishes)
+        print_document(document, wishes)
     return document.verdict.exit_status
 
 
-def _print(document: Document, wishes: Wishes) -> None:
+def print_document(document: Document, wishes: Wishes) -> None:
+    """For people."""
     for report in document.reports:
         print_report(report, is_quiet=wishes.quiet, shows_dialogues=wishes.shows_dialogues)
     for denied in document.denied:
