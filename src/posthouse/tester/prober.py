@@ -7,7 +7,6 @@ whatever the host does, a report comes of it.
 
 import asyncio
 import collections
-import re
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -21,9 +20,10 @@ from posthouse.tester.dialogue import Patience
 from posthouse.tester.event import EventKind, ProbeEvent
 from posthouse.tester.message import Tester
 from posthouse.tester.remedy import find_remedy, recognise_software
-from posthouse.tester.report import CaseResult, Hop, Path, Reach, Report, Target
+from posthouse.tester.report import CaseResult, Path, Reach, Report, Target
 from posthouse.tester.sessions import Sessions, SessionSettings, Settled
 from posthouse.tester.token import TokenKey, new_test_id
+from posthouse.tester.trail import path_of
 from posthouse.tester.verdict import (
     NO_COLLECTOR,
     CaseVerdict,
@@ -41,6 +41,9 @@ NO_THIRD_PARTY = "relay-test@example.com"
 
 NOTICE_SECONDS = 3.0
 """How long the collector is asked when nothing but mail to the host's own mailboxes was accepted."""
+
+STRAGGLER_SECONDS = 5.0
+"""How long further probes are waited for behind each that arrived: the host is proven open, the rest makes the table whole."""
 
 EventSink = Callable[[ProbeEvent], None]
 
@@ -183,17 +186,19 @@ class _Test:
     async def _await_receipts(
         self, collector: CollectorClient, accepted: set[int], local: set[int], seconds: float
     ) -> None:
-        """Until all that was accepted has arrived or was returned, or time is over."""
-        ends_at = time.monotonic() + seconds
+        """Until all that was accepted has arrived or was returned, or time is over; shorter once something has arrived."""
+        ends_at = latest = time.monotonic() + seconds
         while True:
             try:
-                self._receipts = await collector.receipts(self._test_id)
-                self._collector_words = ""
+                receipts = await collector.receipts(self._test_id)
             except CollectorFault as fault:
                 self._collector_words = str(fault)
-            done = {one.case_number for one in self._receipts}
-            if not self._collector_words and accepted | local <= done:
-                return
+            else:
+                if len(receipts) > len(self._receipts) and any(not one.is_bounce for one in receipts):
+                    ends_at = min(time.monotonic() + STRAGGLER_SECONDS, latest)
+                self._receipts, self._collector_words = receipts, ""
+                if accepted | local <= {one.case_number for one in receipts}:
+                    return
             if time.monotonic() >= ends_at:
                 return
             await asyncio.sleep(min(POLL_SECONDS, max(0.0, ends_at - time.monotonic())))
@@ -248,7 +253,7 @@ class _Test:
         found: dict[int, Path] = {}
         for receipt in self._receipts:
             if not receipt.is_bounce and receipt.case_number not in found:
-                found[receipt.case_number] = _path(receipt, self._target)
+                found[receipt.case_number] = path_of(receipt, self._target.address)
         return tuple(found[number] for number in sorted(found))
 
     def _tell(
@@ -333,22 +338,3 @@ def _cases(numbers: Sequence[int]) -> str:
     shown = ", ".join(map(str, numbers[:3]))
     more = f" and {len(numbers) - 3} more" if len(numbers) > 3 else ""
     return f"case{'s' if len(numbers) > 1 else ''} {shown}{more}"
-
-
-_received_by = re.compile(r"\bby\s+([A-Za-z0-9_.:\[\]-]+)").search
-
-
-def _path(receipt: Receipt, target: Target) -> Path:
-    """Input host: whom we gave the probe. Output host: who brought it. Hosts are told apart by the names that they give
-    themselves in Received fields, since one host may have many addresses; without these, by address."""
-    found = [_received_by(field) for field in receipt.received]
-    names = {match.group(1).lower() for match in found if match}
-    return Path(
-        case_number=receipt.case_number,
-        input_host=target.address,
-        output_host=receipt.client,
-        output_hello_name=receipt.hello_name,
-        is_multi_hop=len(names) > 1 if names else receipt.client != target.address,
-        arrived_at=receipt.arrived_at,
-        hops=tuple(Hop(field) for field in reversed(receipt.received)),
-    )
