@@ -44,26 +44,42 @@ def _examine(crowd: Crowd) -> tuple[list[Counterexample], list[tuple[str, int, s
     openings: dict[int, Counterexample] = {}
     unknown: dict[int, tuple[str, int, str]] = {}
     for who in crowd.strangers():
-        granted: dict[int, tuple[Rule, list[Block]]] = {}
-        for block in crowd.blocks:
-            meeting = crowd.meet(who, block)
-            decided = _relays(crowd, meeting.rule)
-            contrary = [ask for rule, ask in meeting.unknown if _relays(crowd, rule) is not decided]
-            if contrary:
-                unknown.setdefault(
-                    id(contrary[0]), (contrary[0].word.file, contrary[0].word.line, _why_unknown(contrary[0]))
-                )
-            elif decided and meeting.rule is not None:
-                granted.setdefault(id(meeting.rule), (meeting.rule, []))[1].append(block)
+        granted, perhaps = _granted(crowd, who)
         # Several rules may trust a little each; together it may be everybody.
         everyone = [block for _, some in granted.values() for block in some]
-        if too_many(everyone) is None:
-            continue
-        for rule, some in sorted(granted.values(), key=lambda pair: -sum(b.last - b.first for b in pair[1])):
-            address = too_many(some)
-            if address is not None and id(rule) not in openings:
-                openings[id(rule)] = _counterexample(who, str(address), rule)
+        if too_many(everyone) is not None:
+            _note_openings(openings, granted, who)
+        elif too_many([*everyone, *(block for block, _ in perhaps)]) is not None:
+            for _, ask in perhaps:
+                unknown.setdefault(id(ask), (ask.word.file, ask.word.line, _why_unknown(ask)))
     return list(openings.values()), list(unknown.values())
+
+
+Granted = dict[int, tuple[Rule, list[Block]]]
+"""Blocks of addresses by the rule that lets them relay."""
+
+
+def _granted(crowd: Crowd, who: Stranger) -> tuple[Granted, list[tuple[Block, Ask]]]:
+    """What relays for sure, and what may, with the question that has no answer."""
+    granted: Granted = {}
+    perhaps: list[tuple[Block, Ask]] = []
+    for block in crowd.blocks:
+        meeting = crowd.meet(who, block)
+        decided = _relays(crowd, meeting.rule)
+        contrary = [ask for rule, ask in meeting.unknown if _relays(crowd, rule) is not decided]
+        if contrary:
+            perhaps.append((block, contrary[0]))
+        elif decided and meeting.rule is not None:
+            granted.setdefault(id(meeting.rule), (meeting.rule, []))[1].append(block)
+    return granted, perhaps
+
+
+def _note_openings(openings: dict[int, Counterexample], granted: Granted, who: Stranger) -> None:
+    """Each rule that is too wide by itself; the widest when only all of them together are."""
+    by_width = sorted(granted.values(), key=lambda pair: -sum(block.last - block.first for block in pair[1]))
+    wide = [(rule, address) for rule, some in by_width if (address := too_many(some)) is not None]
+    for rule, address in wide or [(by_width[0][0], by_width[0][1][0].example())]:
+        openings.setdefault(id(rule), _counterexample(who, str(address), rule))
 
 
 def _relays(crowd: Crowd, rule: Rule | None) -> bool:
