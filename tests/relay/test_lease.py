@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from posthouse.relay.lease import TURN_SECONDS, Leased, Lessor, Order, Orders, Recall, Report, Tenant
+from posthouse.relay.lease import TURN_SECONDS, Awaited, Leased, Lessor, Order, Orders, Recall, Report, Tenant
 
 SITE = "site of there.test"
 
@@ -22,6 +22,7 @@ class Worker:
         self.open = 0
         self.most_open = most
         self.served_at = 0.0
+        self.is_awaited = False
 
     @property
     def wanted(self) -> int:
@@ -42,13 +43,17 @@ class Worker:
         if isinstance(order, Leased):
             self.tenant.leased(order)
             self.kick()
+        elif isinstance(order, Awaited):
+            self.is_awaited = True
         else:
             self.most_open = order.keep if self.tenant.recalled(order) else self.most
         self.tenant.settle(SITE, self.wanted)
 
     def limit(self, most: int) -> None:
         self.most = most
+        self.tenant.renounce()
         self.tenant.limit(SITE, most)
+        self.kick()
 
 
 class World:
@@ -208,6 +213,22 @@ def test_a_worker_that_comes_late_gets_its_part_of_what_another_holds() -> None:
         first.end_one()
         world.talk()
     assert (first.open, second.open) == (3, 3)
+
+
+def test_a_worker_with_an_idle_connection_hears_at_once_that_another_waits() -> None:
+    world = World(2, 1)
+    first, second = world.workers
+    first.waiting = 1
+    first.kick()
+    world.talk()
+    first.waiting = 0
+    second.waiting = 1
+    second.kick()
+    world.talk()
+    assert first.is_awaited
+    first.end_one()
+    world.talk()
+    assert (first.open, second.open) == (0, 1)
 
 
 def test_a_dead_workers_leases_are_free_only_when_its_process_has_ended() -> None:

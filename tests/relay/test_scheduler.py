@@ -5,6 +5,9 @@ from collections.abc import Awaitable, Callable
 from posthouse.mail.outcome import Deferred, Failed
 from posthouse.mail.reason import Reason, Slug
 from posthouse.relay.backoff import RetryPlan
+from posthouse.relay.directions import Directions
+from posthouse.relay.lease import Closing
+from posthouse.relay.route import NextHop, Route, parse_hop
 from posthouse.relay.scheduler import Bounds
 from posthouse.smtp.event import Notify
 from posthouse.spool.api import ContentMissing, Verb
@@ -315,5 +318,58 @@ def test_a_damaged_message_is_held_and_the_listing_says_why() -> None:
         await bench.until(lambda: bench.queued() == 0)
         assert len(bench.spool.pending(envelope.queue_id)) == 1
         assert bench.spool.last_outcomes(envelope.queue_id)[0].reason.slug is Slug.CONTENT_DAMAGED
+
+    run(scene)
+
+
+class Moving(Map):
+    """A pathfinder whose site keeps its name while its host and its limit change."""
+
+    host, concurrency = "old host", 4
+
+    async def find(self, destination: str) -> Directions:
+        route = Route((destination,), (parse_hop("smtp://127.0.0.1:25"),), concurrency=self.concurrency)
+        return Directions("the site", (NextHop(route.hops[0], route, ((self.host, "127.0.0.1", 25),)),), route)
+
+
+def test_a_site_in_use_follows_the_dns_and_its_route() -> None:
+    async def scene() -> None:
+        where = Moving()
+        bench = Bench(where=where)
+        await bench.accept("a@there.test")
+        await bench.until(lambda: bench.queued() == 0)
+        await bench.until(lambda: bench.hop("old host").open_now == 0)
+        where.host, where.concurrency = "new host", 2
+        await bench.pass_time(100_000)
+        await bench.accept("b@there.test")
+        await bench.until(lambda: bench.queued() == 0)
+        assert len(bench.hop("old host").attempts) == len(bench.hop("new host").attempts) == 1
+        site = bench.scheduler.sites["the site"]
+        assert (site.concurrency, site.window) == (2, 2)
+        where.concurrency = 9
+        await bench.pass_time(100_000)
+        await bench.accept("c@there.test")
+        await bench.until(lambda: bench.queued() == 0)
+        assert site.concurrency == 2  # of routes that lead to one site the strictest counts
+        bench.scheduler.rescan()  # a reload
+        await bench.accept("d@there.test")
+        await bench.until(lambda: bench.queued() == 0)
+        assert bench.scheduler.sites["the site"].concurrency == 9
+
+    run(scene)
+
+
+def test_what_another_worker_learnt_of_a_site_counts_here() -> None:
+    async def scene() -> None:
+        bench = Bench(plan=PLAN)
+        closing = Closing("site of dead.test", 300, 1, "4.4.1", Slug.NEXT_HOP_UNREACHABLE, "nobody is there")
+        bench.scheduler.closed_elsewhere(closing)
+        first = await bench.accept("a@dead.test")
+        await bench.until(lambda: bench.scheduler.depth[0] == 0)
+        assert bench.hop("site of dead.test").connections == 0
+        assert bench.spool.pending(first.queue_id)[0].attempts == 0
+        bench.scheduler.opened_elsewhere("site of dead.test")
+        await bench.accept("b@dead.test")
+        await bench.until(lambda: bench.queued() == 1)
 
     run(scene)

@@ -44,6 +44,27 @@ def test_both_sides_ask_at_once_and_get_their_own_answers() -> None:
     _with_channel(talk)
 
 
+def test_what_is_told_is_heard_in_its_order_and_a_fault_in_hearing_ends_nothing() -> None:
+    async def talk(one: Channel, other: Channel) -> None:
+        heard: list[int] = []
+
+        def hear(_verb: str, arguments: dict[str, Any]) -> None:
+            heard.append(arguments["n"])
+            if arguments["n"] == 7:
+                raise KeyError("x")
+
+        other.heard = hear
+        for n in range(50):
+            one.tell("note", {"n": n})
+        assert await one.request("say", n=1) == {"verb": "say", "n": 1}  # asked behind them
+        assert heard == list(range(50))
+        other.close()
+        await one.closed.wait()
+        one.tell("note", {"n": 51})  # nobody is there: nothing happens
+
+    _with_channel(talk)
+
+
 def test_refusal_arrives_as_its_sentence_and_a_fault_as_its_name() -> None:
     async def talk(one: Channel, other: Channel) -> None:
         del other

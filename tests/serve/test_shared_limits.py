@@ -63,6 +63,24 @@ def test_one_connection_goes_round_among_the_workers() -> None:
         assert hop.most == 1
 
 
+def test_a_site_that_refuses_one_worker_is_left_alone_by_the_others_until_it_answers_again() -> None:
+    with counting_hop() as hop:
+        hop.is_refusing = True
+        settings = route_to(f"smtp://{ADDRESS}:{hop.port}") + quick_retries("10m")
+        with configured(settings, workers=3) as server, server.serving():
+            submit(server, ["first"])
+            until(lambda: "site-closed" in server.output())
+            tried = hop.connections
+            submit(server, [f"message {number}" for number in range(20)])
+            until(lambda: server.output().count("accepted") >= 21)
+            (first, *_others) = server.json("queue", "list")["messages"]
+            assert hop.connections == tried
+            hop.is_refusing = False
+            server.command("queue", "retry", first["queue_id"])
+            until(lambda: hop.subjects == ["first"])
+            until(lambda: submit(server, ["later"]) or hop.subjects.count("later") >= 12, 30)  # by every worker
+
+
 @pytest.mark.slow
 def test_limit_of_a_site_holds_while_workers_are_killed() -> None:
     subjects = [f"message {number}" for number in range(400)]

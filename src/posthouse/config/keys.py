@@ -307,7 +307,7 @@ _LIMITS = Section(
             "connections_per_client",
             "number",
             "50",
-            "Sessions at a time from one client address (IPv6: from one /64), of one worker. Trusted networks are exempt.",
+            "Sessions at a time from one client address (IPv6: from one /64), over all workers. Trusted networks are exempt.",
         ),
         Key("session_messages", "number", "1000", "Messages in one session, then 421. Trusted networks are exempt."),
         Key("errors_slow", "number", "5", "Refused commands in one session until answers are slowed."),

@@ -8,11 +8,12 @@ busy site costs no word between them.
     worker      Report(given, wanted)   gives back so many, wants to hold so many in all
     supervisor  Leased(count)            so many more
                 Recall(keep)            hold no more than so many: end connections, idle ones first, once their message is through
+                Awaited(count)          keep so many fewer connections that are idle: others wait
 
 A lease is free again only when it was given back, or when the process that held it has ended and the kernel has closed its
 sockets: at no moment are there more connections than leases. Who has fewest is served first; who has two more than one that
-waits gives one up at once; where there are fewer leases than workers that want one they go round, each for TURN_SECONDS at
-least. So a wait is bounded by the others' turns and by the messages that are under way.
+waits gives one up at once, and so does who has an idle connection; where there are fewer leases than workers that want one they
+go round, each for TURN_SECONDS at least. So a wait is bounded by the others' turns and by the messages that are under way.
 
 Everything here is arithmetic over events: no I/O, no clock. Each report and each order must arrive once and in order.
 """
@@ -53,6 +54,13 @@ class Recall(msgspec.Struct, frozen=True):
     keep: int
 
 
+class Awaited(msgspec.Struct, frozen=True):
+    """Others wait for `count` leases: keep so many connections fewer open when they have nothing to do."""
+
+    site: str
+    count: int
+
+
 class Closing(msgspec.Struct, frozen=True):
     """No next hop of a site can be used, says a worker: for `seconds`, after so many failures in a row, for this reason."""
 
@@ -65,7 +73,7 @@ class Closing(msgspec.Struct, frozen=True):
     remote: str = ""
 
 
-Order = Leased | Recall
+Order = Leased | Recall | Awaited
 Orders = list[tuple[int, Order]]
 """Each for one worker, by its number."""
 
@@ -84,6 +92,9 @@ class Leases(Protocol):
 
     def limit(self, site: str, most: int) -> None:
         """The route allows so many now."""
+
+    def renounce(self) -> None:
+        """Routes may have changed: what is not in use goes back, and nothing is wanted any more."""
 
     def closed(self, closing: Closing) -> None:
         """The other workers are to leave a site alone too."""
@@ -107,6 +118,9 @@ class Unshared:
         """Nothing to do."""
 
     def limit(self, site: str, most: int) -> None:
+        """Nothing to do."""
+
+    def renounce(self) -> None:
         """Nothing to do."""
 
     def closed(self, closing: Closing) -> None:
@@ -146,7 +160,7 @@ class Tenant:
         if mine.used < min(mine.held, mine.keep):
             mine.used += 1
             return True
-        if wanted > mine.wanted and mine.held <= mine.keep:
+        if (wanted > mine.wanted or most != mine.most) and mine.held <= mine.keep:
             mine.wanted, mine.most = wanted, most
             self._report(Report(site, 0, wanted, most))
         return False
@@ -176,6 +190,11 @@ class Tenant:
         if mine is not None and mine.most != most:
             mine.most = most
             self._report(Report(site, 0, mine.wanted, most))
+
+    def renounce(self) -> None:
+        """See `Leases`."""
+        for site, mine in list(self._sites.items()):
+            self.settle(site, mine.used)
 
     def closed(self, closing: Closing) -> None:
         """See `Leases`."""
@@ -210,9 +229,11 @@ class _Ledger:
     `wanted` has an entry only for those that wait, the longest waiting first.
     """
 
-    __slots__ = ("held", "keep", "most", "since", "wanted")
+    __slots__ = ("asked", "held", "keep", "most", "since", "wanted")
 
     def __init__(self) -> None:
+        self.asked: set[int] = set()
+        """Who knows that others wait, and has not given anything since."""
         self.most: dict[int, int] = {}
         self.held: dict[int, int] = {}
         self.wanted: dict[int, int] = {}
@@ -231,6 +252,7 @@ class _Ledger:
         if held <= self.keep.get(worker, _NO_RECALL):
             self.keep.pop(worker, None)
         if report.given:
+            self.asked.discard(worker)
             self.wanted.pop(worker, None)  # whoever had its turn waits behind the others
         if report.wanted > held:
             self.wanted[worker] = report.wanted
@@ -243,6 +265,15 @@ class _Ledger:
         """It holds nothing and wants nothing, or is no more."""
         for table in (self.most, self.held, self.wanted, self.keep, self.since):
             table.pop(worker, None)
+        self.asked.discard(worker)
+
+    def ask(self) -> dict[int, int]:
+        """Who is to hear that others wait, and for how many."""
+        count = sum(wanted - self.held[worker] for worker, wanted in self.wanted.items())
+        unasked = [worker for worker, held in self.held.items() if held and worker not in self.wanted | self.keep]
+        fresh = {worker: count for worker in unasked if worker not in self.asked}
+        self.asked.update(fresh)
+        return fresh
 
     def grant(self, now: float) -> dict[int, int]:
         """Gives out what is free, one by one to whom has least; how many each worker gets."""
@@ -349,6 +380,8 @@ class Lessor:
         if ledger.wanted or ledger.limit < sum(ledger.held.values()):
             recalls, look_again = ledger.recall(now)
             orders += [(worker, Recall(site, keep)) for worker, keep in recalls.items()]
+            if ledger.wanted:
+                orders += [(worker, Awaited(site, count)) for worker, count in ledger.ask().items()]
             if look_again < float("inf"):
                 self._turns[site] = look_again
         return orders

@@ -19,7 +19,7 @@ from posthouse.mail.reason import Reason, Slug
 from posthouse.observe import log
 from posthouse.relay.backoff import RetryPlan, is_expired, is_notice_due, wait_after
 from posthouse.relay.directions import Directions, Pathfinder
-from posthouse.relay.lease import Closing, Leased, Leases, Recall, Unshared
+from posthouse.relay.lease import Awaited, Closing, Leased, Leases, Recall, Unshared
 from posthouse.relay.route import NextHop, Route
 from posthouse.relay.site import FIRST_WINDOW, Parcel, ParcelState, Site
 from posthouse.relay.trial import Trials
@@ -438,6 +438,12 @@ class Scheduler:
             site.shrink(recall.keep)
             self._settle_leases(site)
 
+    def awaited(self, awaited: Awaited) -> None:
+        """Another worker waits for connections to a site."""
+        site = self.sites.get(awaited.site)
+        if site is not None:
+            site.lend(awaited.count)
+
     def _settle_leases(self, site: Site) -> None:
         self._leases.settle(site.key, site.connections if site in self._blocked else site.wanted)
 
@@ -580,6 +586,8 @@ class Scheduler:
         self.sites = {key: site for key, site in self.sites.items() if site.connections}
         for site in self.sites.values():
             site.closed_until = 0
+            site.waiting = collections.deque(one for one in site.waiting if one.state is ParcelState.WAITING)
+        self._leases.renounce()
         self.start()
 
     def clock_was_set(self, by: int) -> None:

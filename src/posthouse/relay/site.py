@@ -159,19 +159,26 @@ class _Feed:
 
     async def wait(self, seconds: float) -> bool:
         """See `transports.api.Feed`."""
-        if self._leaves():
+        if self._leaves(is_idle=not self._site.waiting):
             return False
         found = await self._site.wait_for_parcels(seconds)
-        return not self._leaves() and found
+        return not self._leaves(is_idle=not found) and found
 
-    def _leaves(self) -> bool:
-        """The site has more connections than it may: this one ends as soon as it has nothing under way."""
+    def _leaves(self, *, is_idle: bool = False) -> bool:
+        """The site has more connections than it may, or than it should when they are idle: this one ends, once it has nothing
+        under way."""
         site = self._site
-        if site.surplus and not self.is_leaving:
+        if self.is_leaving:
+            return True
+        if site.surplus:
             site.surplus -= 1
-            site.leaving += 1
-            self.is_leaving = True
-        return self.is_leaving
+        elif is_idle and site.awaited:
+            site.awaited -= 1
+        else:
+            return False
+        site.leaving += 1
+        self.is_leaving = True
+        return True
 
     def give_up(self, why: str) -> None:
         """The connection ended without reporting: nobody knows what became of these, so they are tried again."""
@@ -205,6 +212,8 @@ class Site:
         self.is_stopping = False
         self.surplus = 0
         """Connections that are to end before they take anything more."""
+        self.awaited = 0
+        """Connections that another worker waits for: so many are not kept when they are idle."""
         self.leaving = 0
         """Connections that have been told so."""
         self.limited_by = -1
@@ -244,6 +253,13 @@ class Site:
         self.surplus = max(0, len(self._connections) - self.leaving - most)
         for future in self._idle[: self.surplus]:  # the one used last comes last
             _resolve(future)
+
+    def lend(self, count: int) -> None:
+        """Another worker waits for so many connections: idle ones end."""
+        self.awaited = count
+        if not self.waiting:
+            for future in self._idle[:count]:
+                _resolve(future)
 
     def push(self, parcel: Parcel) -> None:
         """One more parcel waits."""

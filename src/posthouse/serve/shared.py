@@ -8,7 +8,7 @@ A worker tells and is told down its channel (`Channel.tell`, in order, unanswere
                     site-opened   site                   it answers again
                     login-end     number, verdict        (login-begin is asked: number, address, account; answered: wait)
                     crowd         policy.crowds.Count
-    to a worker     leased, recall relay.lease.Leased, Recall
+    to a worker     leased, recall, awaited relay.lease.Leased, Recall, Awaited
                     watch, end-newest policy.crowds.Watch, EndNewest
                     site-closed, site-opened
 

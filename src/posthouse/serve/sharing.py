@@ -6,7 +6,7 @@ import msgspec
 
 from posthouse.net.server import Server
 from posthouse.policy.crowds import Count, EndNewest, Watch, share
-from posthouse.relay.lease import Closing, Leased, Leases, Recall, Report, Tenant, Unshared
+from posthouse.relay.lease import Awaited, Closing, Leased, Leases, Recall, Report, Tenant, Unshared
 from posthouse.relay.scheduler import Scheduler
 from posthouse.serve.channel import Channel
 from posthouse.serve.logins import SharedDoor
@@ -45,6 +45,8 @@ class Sharing:
                 recall = msgspec.convert(arguments, Recall)
                 if self._tenant.recalled(recall):
                     scheduler.recalled(recall)
+            case "awaited":
+                scheduler.awaited(msgspec.convert(arguments, Awaited))
             case "site-closed":
                 scheduler.closed_elsewhere(msgspec.convert(arguments, Closing))
             case "site-opened":
