@@ -86,10 +86,11 @@
       const answer = await fetch(live.dataset.page, { headers: { accept: "text/html" } });
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
       const result = page.getElementById("result");
-      if (!result || !page.getElementById("verdict")) throw new Error("no result");
-      document.getElementById("result").replaceWith(document.adoptNode(result));
+      const verdict = page.getElementById("verdict");
+      if (!result || !verdict) throw new Error("no result");
       document.title = page.title;
-      say(page.getElementById("verdict").textContent);
+      say(verdict.textContent);
+      document.getElementById("result").replaceWith(document.adoptNode(result));
     } catch (error) {
       location.reload();
     }
