@@ -18,6 +18,7 @@ import pytest
 from peer_networks import Host, cable, default_route, hosts
 from peer_programs import running, server_directory
 from posthouse_server import Posthouse
+from serve_fake import until
 
 pytestmark = pytest.mark.peer
 
@@ -26,7 +27,7 @@ INSIDE = "172.30.0.2"
 MASKING = f"""
 table ip gateway {{
   chain in {{ type nat hook prerouting priority -100; iifname "out" tcp dport 25 dnat to {INSIDE}; }}
-  chain out {{ type nat hook postrouting priority 100; ip daddr {INSIDE} snat to 172.30.0.9; }}
+  chain out {{ type nat hook postrouting priority 100; ip daddr {INSIDE} snat to 172.30.0.9; oifname "out" masquerade; }}
 }}
 """
 HONEST = MASKING.replace("snat to 172.30.0.9", "accept")
@@ -45,18 +46,8 @@ class Scene:
     def __init__(self, stranger: Host, gateway: Host, inside: Host, server: Posthouse) -> None:
         self.stranger, self.gateway, self.inside, self.server = stranger, gateway, inside, server
 
-    @contextlib.contextmanager
-    def serving(self) -> Iterator[None]:
-        command = self.inside.command(
-            sys.executable, "-m", "posthouse", "serve", "--config", str(self.server.configuration)
-        )
-        output = self.server.directory / "output"
-
-        def is_ready() -> bool:
-            return any(line.startswith(b"ready") for line in output.read_bytes().splitlines())
-
-        with running(command, is_ready, self.server.directory, dict(os.environ)):
-            yield
+    def serving(self) -> contextlib.AbstractContextManager[object]:
+        return serving_on(self.inside, self.server)
 
     def rcpt(self, host: Host, address: str, hello: str = "client.test") -> str:
         return host.run(sys.executable, "-c", TALK, address, hello).stdout.strip()
@@ -68,6 +59,18 @@ class Scene:
 
     def status(self) -> Any:
         return json.loads(self.posthouse(self.inside, "relay", "status", "--json").stdout)
+
+
+@contextlib.contextmanager
+def serving_on(host: Host, server: Posthouse) -> Iterator[None]:
+    command = host.command(sys.executable, "-m", "posthouse", "serve", "--config", str(server.configuration))
+    output = server.directory / "output"
+
+    def is_ready() -> bool:
+        return any(line.startswith(b"ready") for line in output.read_bytes().splitlines())
+
+    with running(command, is_ready, server.directory, dict(os.environ)):
+        yield
 
 
 @contextlib.contextmanager
@@ -130,6 +133,40 @@ def test_echo_behind_real_nat_suspends_the_networks_of_a_listener_that_the_proof
         (mask,) = world.status()["suspended"]
         assert (mask["listener"], mask["held"], mask["seen"]) == (f"{INSIDE}:25", STRANGER, "172.30.0.9")
         assert "SUSPENDED" in world.posthouse(world.inside, "check").stdout
+
+
+def test_real_test_from_outside_suspends_the_networks_of_the_server_that_it_tests() -> None:
+    with scene(MASKING) as world, world.serving():
+        nonce = json.loads(world.posthouse(world.inside, "relay", "nonce", "--json").stdout)["nonce"]
+        test = ("test", PUBLIC, "--collector", "none", "--case", "101", "--deadline", "10", "--json")
+        before = world.posthouse(world.stranger, *test, check=False)
+        assert before.returncode == 1, before.stderr  # without an echo all it can see is an open relay
+        after = world.posthouse(world.stranger, *test, "--nonce", nonce, check=False)
+        (report,) = json.loads(after.stdout)["reports"]
+        assert after.returncode == 0, after.stdout  # suspended, it is closed
+        assert "Relaying for trusted networks is suspended here" in report["results"][0]["reply"]
+        assert [one["held"] for one in world.status()["suspended"]] == [STRANGER]
+
+
+def test_watch_finds_out_by_itself_that_its_server_is_masked() -> None:
+    """The server calls a tester out through the NAT; that tests the address that called, which leads back in."""
+    with scene(MASKING) as world, server_directory("tester") as directory:
+        tester = Posthouse(directory, 8025)
+        tester.configuration.write_text(
+            f"""\
+hostname = "tester.test"
+data_dir = "{tester.data_dir}"
+workers = 1
+[web]
+listen = "{STRANGER}:8025"
+ports = [25]
+"""
+        )
+        world.server.append(f'[watch]\ntester = "http://{STRANGER}:8025/"')
+        with serving_on(world.stranger, tester), world.serving():
+            (mask,) = until(lambda: world.status()["suspended"], 60)
+            assert (mask["held"], mask["seen"], mask["tester"]) == (STRANGER, "172.30.0.9", "tester.test")
+            assert world.rcpt(world.stranger, PUBLIC).startswith("450 4.7.1")
 
 
 def test_echo_through_a_gateway_that_hides_nobody_agrees() -> None:
