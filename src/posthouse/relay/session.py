@@ -41,8 +41,9 @@ from posthouse.smtp.reply import Reply
 from posthouse.smtp.server import CONTENT_WELCOME, ServerConnection
 from posthouse.spool.api import Clock, ContentSink, SpoolError, SpoolFull
 
-SPILL_OCTETS = 64 * 1024
-"""A content larger than this goes to disk as it arrives, so that memory stays bounded whatever clients send."""
+SPILL_OCTETS = 512 * 1024
+"""A content larger than this goes to a file of its own as it arrives, so that memory stays bounded whatever clients send. Smaller
+ones share a file and its sync, and are delivered from memory: 100 KB then cost half."""
 
 MOST_ARRIVING = 64 * 1024 * 1024
 """Octets of unfinished contents that memory may hold for all clients together; beyond, even small ones go to disk."""

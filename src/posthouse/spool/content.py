@@ -37,6 +37,7 @@ CONGESTED = 256 * 1024
 
 _HEADER = struct.Struct(">II")
 _WRITEV_MAX = 512
+_PIECES = 64  # of a content, written as they came; more are joined before
 DIRECTORY_NAME = "content"
 
 
@@ -176,9 +177,11 @@ class SharedFiles:
                 sync_directory(self.directory)
                 self._open_name = name
             for chunk in chunks:
-                content = chunk.pieces[0] if len(chunk.pieces) == 1 else b"".join(chunk.pieces)
-                header = _HEADER.pack(chunk.length, zlib.crc32(content))
-                _write_all(self._fd, [header, content], chunk.offset)
+                pieces = chunk.pieces if len(chunk.pieces) <= _PIECES else (b"".join(chunk.pieces),)
+                checksum = 0
+                for piece in pieces:
+                    checksum = zlib.crc32(piece, checksum)
+                _write_all(self._fd, [_HEADER.pack(chunk.length, checksum), *pieces], chunk.offset)
         except OSError as error:
             raise spool_error(error, f"writing {self.directory / name}") from error
         try:
