@@ -86,11 +86,20 @@ async def rehearse_live(
     """`bound` are the listeners' texts and ports, in the configuration's order. Never longer than ALL_SECONDS."""
     began = time.monotonic()
     tally = _Tally()
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(ALL_SECONDS):
-            for listener, (text, port) in zip(config.listeners, bound, strict=True):
-                if listener.role in OWN_ROLES and tally.relayed is None:
-                    await _try_listener(config, rules, listener, text, port, hello_name, cases, tally)
+    mine = [
+        (listener, text, port)
+        for listener, (text, port) in zip(config.listeners, bound, strict=True)
+        if listener.role in OWN_ROLES
+    ]
+    ends_at = asyncio.get_running_loop().time() + ALL_SECONDS
+    for listener, text, port in mine:
+        if tally.relayed is not None:
+            break
+        try:
+            async with asyncio.timeout_at(ends_at):
+                await _try_listener(config, rules, listener, text, port, hello_name, cases, tally)
+        except TimeoutError:
+            tally.untried.append(f"{text} was not tried over its socket to the end: time was over")
     return LiveTest(
         tally.sessions,
         len(tally.said),
