@@ -31,7 +31,9 @@ CLOSED = {
     "those who logged in": 'match auth from any for any action "relay"\n',
     "those in a table who logged in": 'table users { "a" = "x" }\nmatch from auth <users> for any action "relay"\n',
     "one network": 'match from src 192.0.2.0/24 for any action "relay"\n',
-    "networks in a list that spans lines": 'table ours { 192.0.2.0/24, \\\n  2001:db8::/32,\n 10.0.0.0/8 }\nmatch from src <ours> for any action "relay"\n',
+    "networks in a list that spans lines": (
+        'table ours { 192.0.2.0/24, \\\n  2001:db8::/32,\n 10.0.0.0/8 }\nmatch from src <ours> for any action "relay"\n'
+    ),
     "a reject that comes first": 'match from any for any reject\nmatch from any for any action "relay"\n',
     "everything is delivered here": 'match from any for any action "local"\n',
     "a macro": 'net = "192.0.2.0/24"\nmatch from src $net for any action "relay"\n',

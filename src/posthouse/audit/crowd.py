@@ -40,6 +40,13 @@ class Block(msgspec.Struct, frozen=True):
         number = min(self.first + 9, self.last)
         return IPv4Address(number) if self.version == 4 else IPv6Address(number)
 
+    def examples(self) -> tuple[Address, ...]:
+        """Several, far apart: should a list have escaped notice, they are told apart."""
+        width = self.last - self.first
+        numbers = {self.first + width * part // 7 for part in (1, 3, 5)}
+        kind = IPv4Address if self.version == 4 else IPv6Address
+        return (self.example(), *(kind(number) for number in sorted(numbers)))
+
     def networks(self) -> tuple[Network, ...]:
         """The same addresses as networks."""
         if self.version == 4:

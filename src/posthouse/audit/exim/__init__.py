@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from posthouse.audit.crowd import blocks, gateway_doubts, too_many, try_network
-from posthouse.audit.exim.acl import AclWalk, Outcome
+from posthouse.audit.crowd import Block, blocks, gateway_doubts, too_many, try_network
+from posthouse.audit.exim.acl import AclWalk, Doubt, Outcome
 from posthouse.audit.exim.expansion import Chosen, Failed
 from posthouse.audit.exim.lists import Lists, items
 from posthouse.audit.exim.play import Exim, find_exim
@@ -73,21 +73,24 @@ class _Audit:
 
     def fates(self) -> Iterator[Fate]:
         """Those that matter: relayed, or perhaps. Networks too wide come first."""
-        granted = []
-        perhaps: list[Fate] = []
+        granted: list[tuple[Block, Fate]] = []
+        perhaps: list[tuple[Block, Fate]] = []
         for block in blocks(self.lists.networks()):
-            fate = self.fate(plain(block))
-            if fate.unclear is not None and fate.is_relayed:
-                perhaps.append(fate)
+            tried = [self.fate(plain(address)) for address in block.examples()]
+            fate = next((one for one in tried if one.unclear is not None or not one.is_relayed), tried[0])
+            if fate.is_relayed and fate.unclear is not None:
+                perhaps.append((block, fate))
             elif fate.is_relayed:
                 granted.append((block, fate))
         address = too_many([block for block, _ in granted])
+        if too_many([block for block, _ in (*granted, *perhaps)]) is None:
+            perhaps = []  # even if all of them may relay, they are few
         seen: set[Place] = set()
         if address is not None:
             first = min((fate for _, fate in granted), key=lambda fate: fate.session.address != address)
             seen.add(first.place)
             yield first
-        for fate in (*(self.fate(session) for session in claims(self.lists)), *perhaps):
+        for fate in (*(self.fate(session) for session in claims(self.lists)), *(one for _, one in perhaps)):
             key = fate.unclear[0] if fate.unclear else fate.place
             if fate.is_relayed and key not in seen:
                 seen.add(key)
@@ -104,12 +107,12 @@ class _Audit:
                 for outcome in self._stage(stage, before.session):
                     if outcome.is_accepted:
                         place = outcome.place if stage == "acl_smtp_rcpt" else before.place
-                        after.append(Outcome(True, place, outcome.session, before.unclear or outcome.unclear))
+                        after.append(Outcome(True, place, outcome.session, (*before.doubts, *outcome.doubts)))
                     else:
                         refused = outcome.place
             if not after:
                 return Fate(session, False, refused)
-            accepted = sorted(after, key=lambda one: one.unclear is not None)[:4]
+            accepted = sorted(after, key=lambda one: bool(one.doubts))[:4]
         return self._routed(accepted[0])
 
     def _percent_hack(self, session: Session) -> Session:
@@ -130,24 +133,24 @@ class _Audit:
         try:
             name = self.lists.expander.expand(option.text, session, option.place).strip()
         except Unclear as error:
-            return [Outcome(True, option.place, session, (error.place, error.words))]
+            return [Outcome(True, option.place, session, (Doubt(stage, True, error.place, error.words),))]
         except (Failed, Chosen):
             name = ""
         return self.walk.outcomes(name, session)
 
     def _routed(self, accepted: Outcome) -> Fate:
         session = accepted.session
+        unclear = (accepted.doubts[0].place, accepted.doubts[0].words) if accepted.doubts else None
         try:
             ends = self.router.route(session)
         except Unclear as error:
-            unclear = accepted.unclear or (error.place, error.words)
-            return Fate(session, True, accepted.place, unclear)
+            return Fate(session, True, accepted.place, unclear or (error.place, error.words))
         further = [one for one in ends if one.way is Way.REMOTE and _is_third(one.forward_path)]
         if not further:
             return Fate(session, False, accepted.place)
-        trick = not _is_third(session.forward_path)
-        place = further[0].place if trick and not accepted.unclear else accepted.place
-        return Fate(session, True, place, accepted.unclear, further[0])
+        is_trick = not _is_third(session.forward_path)
+        place = further[0].place if is_trick and not unclear else accepted.place
+        return Fate(session, True, place, unclear, further[0])
 
 
 def _is_third(forward_path: str) -> bool:
@@ -228,7 +231,6 @@ def _trusted(audit: _Audit) -> Iterator[Network]:
     """Networks whose clients may relay, by the text."""
     for network in set(audit.lists.networks()):
         if network.prefixlen and try_network(str(network)) is not None:
-            session = msgspec.structs.replace(plain(blocks([network])[0]), address=network.network_address)
-            fate = audit.fate(session)
+            fate = audit.fate(plain(network.network_address))
             if fate.is_relayed and fate.unclear is None:
                 yield network

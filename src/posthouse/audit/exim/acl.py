@@ -27,13 +27,25 @@ _CHOICES = frozenset(
 _GRANTING = ("accept", "discard")
 
 
+class Doubt(msgspec.Struct, frozen=True):
+    """A condition that could not be judged, and how it was taken on this way."""
+
+    key: str
+    is_held: bool
+    place: Place
+    words: str
+
+
+Doubts = tuple[Doubt, ...]
+
+
 class Outcome(msgspec.Struct, frozen=True):
-    """One way through an ACL. `unclear`: what could not be judged on it, None when nothing."""
+    """One way through an ACL, and what could not be judged on it."""
 
     is_accepted: bool
     place: Place
     session: Session
-    unclear: tuple[Place, str] | None = None
+    doubts: Doubts = ()
 
 
 RecipientVerifies = Callable[[Session], Truth]
@@ -48,20 +60,24 @@ class AclWalk:
         self.steps = 0
 
     def outcomes(self, name: str, session: Session) -> list[Outcome]:
-        """Every way through the ACL, those without doubt first."""
+        """Every way through the ACL, those without doubt first. A doubt that decides nothing is none."""
         self.steps = 0
-        found = list(self._run(name, session, {}, None, 0))
-        return sorted(found, key=lambda one: (one.unclear is not None, not one.is_accepted))
+        found = list(self._run(name, session, {}, (), 0))
+        accepted = [one for one in found if one.is_accepted]
+        if all(one.doubts for one in accepted) and _covers([one.doubts for one in accepted]):
+            found = [msgspec.structs.replace(one, doubts=()) for one in accepted]
+        return sorted(found, key=lambda one: (bool(one.doubts), not one.is_accepted))
 
     def _run(
-        self, name: str, session: Session, assumed: dict[str, Truth], unclear: tuple[Place, str] | None, depth: int
+        self, name: str, session: Session, assumed: dict[str, Truth], doubts: Doubts, depth: int
     ) -> Iterator[Outcome]:
         statements = self.lists.configuration.acls.get(name)
         if statements is None or depth > _DEEPEST:
             place = Place(name, 0)
-            yield Outcome(True, place, session, (place, f"the ACL {name} is not one that can be followed here"))
+            words = f"the ACL {name} is not one that can be followed here"
+            yield Outcome(True, place, session, (*doubts, Doubt(name, True, place, words)))
             return
-        yield from self._from(statements, 0, session, assumed, unclear, depth)
+        yield from self._from(statements, 0, session, assumed, doubts, depth)
 
     def _from(
         self,
@@ -69,22 +85,21 @@ class AclWalk:
         at: int,
         session: Session,
         assumed: dict[str, Truth],
-        unclear: tuple[Place, str] | None,
+        doubts: Doubts,
         depth: int,
     ) -> Iterator[Outcome]:
         if at >= len(statements):
             last = statements[-1].place if statements else Place("", 0)
-            yield Outcome(False, last, session, unclear)
+            yield Outcome(False, last, session, doubts)
             return
         statement = statements[at]
         for held, is_past_endpass, after, learnt, doubt in self._statement(statement, session, assumed, depth):
             self.steps += 1
             if self.steps > _MOST_STEPS:
-                yield Outcome(
-                    True, statement.place, session, (statement.place, "the ACL has too many ways through to judge")
-                )
+                words = "the ACL has too many ways through to judge"
+                yield Outcome(True, statement.place, session, (Doubt("", True, statement.place, words),))
                 return
-            now = unclear or doubt
+            now = (*doubts, *doubt)
             decided = _decide(statement.verb, held, is_past_endpass)
             if decided is not None:
                 yield Outcome(decided, statement.place, after, now)
@@ -93,11 +108,9 @@ class AclWalk:
 
     def _statement(
         self, statement: Statement, session: Session, assumed: dict[str, Truth], depth: int
-    ) -> Iterator[tuple[bool, bool, Session, dict[str, Truth], tuple[Place, str] | None]]:
+    ) -> Iterator[tuple[bool, bool, Session, dict[str, Truth], Doubts]]:
         """Whether all conditions hold, in every way that is possible."""
-        ways: list[tuple[int, bool, Session, dict[str, Truth], tuple[Place, str] | None]] = [
-            (0, False, session, assumed, None)
-        ]
+        ways: list[tuple[int, bool, Session, dict[str, Truth], Doubts]] = [(0, False, session, assumed, ())]
         while ways:
             at, past, now, known, doubt = ways.pop()
             if at >= len(statement.conditions):
@@ -113,26 +126,27 @@ class AclWalk:
             for held, fact, why in self._possible(condition, now, known, depth):
                 learnt = {**known, **fact}
                 if held:
-                    ways.append((at + 1, past, now, learnt, doubt or why))
+                    ways.append((at + 1, past, now, learnt, (*doubt, *why)))
                 else:
-                    yield False, past, now, learnt, doubt or why
+                    yield False, past, now, learnt, (*doubt, *why)
 
     def _possible(
         self, condition: Condition, session: Session, assumed: dict[str, Truth], depth: int
-    ) -> Iterator[tuple[bool, dict[str, Truth], tuple[Place, str] | None]]:
+    ) -> Iterator[tuple[bool, dict[str, Truth], Doubts]]:
         key = f"{condition.name}={condition.value}"
-        why: tuple[Place, str] | None = None
+        why: Unclear | None = None
         try:
             held = assumed.get(key) or self._holds(condition, session, depth)
         except Unclear as error:
-            held, why = Truth.CHOICE, (error.place, error.words)
+            held, why = Truth.CHOICE, error
         except Chosen:
             held = Truth.CHOICE
         except Failed:
             held = Truth.NO
         for answer in (Truth.YES, Truth.NO) if held is Truth.CHOICE else (held,):
             fact = {key: answer} if held is Truth.CHOICE else {}
-            yield (answer is Truth.YES) is not condition.is_negated, fact, why
+            doubts = (Doubt(key, answer is Truth.YES, why.place, why.words),) if why else ()
+            yield (answer is Truth.YES) is not condition.is_negated, fact, doubts
 
     def _set(self, condition: Condition, session: Session) -> Session:
         name = condition.name.removeprefix("set ").strip()
@@ -190,11 +204,32 @@ class AclWalk:
 
     def _nested(self, value: str, session: Session, place: Place, depth: int) -> Truth:
         name = self.lists.expander.expand(value, session, place).split()
-        answers = {one.is_accepted: one for one in self._run(name[0], session, {}, None, depth + 1)} if name else {}
-        doubts = [one.unclear for one in answers.values() if one.unclear]
+        found = list(self._run(name[0], session, {}, (), depth + 1)) if name else []
+        answers = {one.is_accepted for one in found}
+        doubts = [doubt for one in found for doubt in one.doubts]
+        if len(answers) == 1 and _covers([one.doubts for one in found]):
+            return truth(answers.pop())
         if doubts:
-            raise Unclear(*doubts[0])
-        return truth(next(iter(answers))) if len(answers) == 1 else Truth.CHOICE
+            raise Unclear(doubts[0].place, doubts[0].words)
+        return Truth.CHOICE
+
+
+def _covers(ways: list[Doubts]) -> bool:
+    """However the conditions in doubt come out, one of the ways is taken."""
+    if not ways:
+        return False
+    if any(not way for way in ways):
+        return True
+    key = ways[0][0].key
+    for held in (True, False):
+        rest = [
+            tuple(doubt for doubt in way if doubt.key != key)
+            for way in ways
+            if all(doubt.is_held is held for doubt in way if doubt.key == key)
+        ]
+        if not _covers(rest):
+            return False
+    return True
 
 
 def _decide(verb: str, held: bool, is_past_endpass: bool) -> bool | None:

@@ -296,6 +296,8 @@ class _Expansion:
 
     def _lookup(self) -> str:
         """Only single-key look-ups in files of "key: value" lines."""
+        if not self._peek("{"):
+            raise self.unclear("a look-up by a query")
         key = self._braced()
         self._spaces()
         found = _NAME.match(self.text, self.at)

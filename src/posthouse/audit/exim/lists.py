@@ -113,13 +113,19 @@ def _networks_in(text: str) -> Iterator[Network]:
         for path in re.findall(r"(/[^\s:;{}]+)", bare):
             if network is None and Path(path).is_file():
                 for line in Path(path).read_text(errors="surrogateescape").splitlines():
-                    inside = try_network(line.partition("#")[0].strip().rstrip(":").split(" ")[0] or "none")
+                    inside = try_network(_first_word(line))
                     if inside is not None:
                         yield inside
     for found in re.findall(r"[0-9]+(?:\.[0-9]+){3}(?:/[0-9]+)?", text):
         network = try_network(found)
         if network is not None:
             yield network
+
+
+def _first_word(line: str) -> str:
+    """The key of a line of a file, without quotes and the colon behind it."""
+    words = line.partition("#")[0].split()
+    return words[0].rstrip(":").strip('"') if words else "none"
 
 
 def items(text: str) -> list[str]:

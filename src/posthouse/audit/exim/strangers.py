@@ -3,10 +3,11 @@
 import re
 from collections.abc import Iterator
 
-from posthouse.audit.crowd import Block, stranger
+from posthouse.audit.crowd import stranger
 from posthouse.audit.exim.lists import Lists, items
 from posthouse.audit.exim.reading import Configuration
 from posthouse.audit.exim.session import Session
+from posthouse.policy.networks import Address
 
 THIRD = "third-party.example"
 _STRANGER = "stranger.example"
@@ -24,9 +25,9 @@ _TRICKS = (
 _DOMAIN = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
 
 
-def plain(block: Block) -> Session:
-    """A stranger of that block who claims nothing."""
-    return Session(block.example(), _STRANGER, False, f"someone@{_STRANGER}", "someone", THIRD)
+def plain(address: Address) -> Session:
+    """A stranger with that address who claims nothing."""
+    return Session(address, _STRANGER, False, f"someone@{_STRANGER}", "someone", THIRD)
 
 
 def claims(lists: Lists) -> Iterator[Session]:
@@ -34,13 +35,26 @@ def claims(lists: Lists) -> Iterator[Session]:
     configuration = lists.configuration
     address = stranger(lists.networks())
     domains = own_domains(configuration)
-    hellos = (_STRANGER, *_hellos(configuration))
-    reverse_paths = (f"someone@{_STRANGER}", "", *(f"someone@{domain}" for domain in domains[:_MOST_CLAIMS]))
+    said = _asked_of(configuration)
+    hellos = (_STRANGER, *_hellos(configuration)) if "helo" in said else (_STRANGER,)
+    reverse_paths: tuple[str, ...] = (f"someone@{_STRANGER}", "")
+    if "sender" in said.replace("sender_host", "").replace("sender_helo", ""):
+        reverse_paths += tuple(f"someone@{domain}" for domain in domains[:_MOST_CLAIMS])
     for local_part, domain in recipients(configuration, domains):
-        for is_encrypted in (False, True):
+        for is_encrypted in (False, True) if "encrypted" in said or "tls" in said else (False,):
             for hello in hellos:
                 for path in reverse_paths:
                     yield Session(address, hello, is_encrypted, path, local_part, domain)
+
+
+def _asked_of(configuration: Configuration) -> str:
+    """All that the ACLs, lists and routers ask, as one text: what is not mentioned can't matter."""
+    texts = [text.text for text in (*configuration.options.values(), *configuration.lists.values())]
+    texts += [
+        f"{one.name} {one.value}" for all_of in configuration.acls.values() for st in all_of for one in st.conditions
+    ]
+    texts += [f"{name} {text.text}" for router in configuration.routers for name, text in router.options.items()]
+    return "\n".join(texts)
 
 
 def recipients(configuration: Configuration, domains: tuple[str, ...]) -> list[tuple[str, str]]:
