@@ -6,8 +6,10 @@ was accepted is kept: `relayed` holds the forward-paths of other people's domain
 
 import asyncio
 import contextlib
+import queue
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 HERE = "here.test"
 OWN = ("here.test", "mx.here.test", "[127.0.0.1]", "localhost")
@@ -187,3 +189,24 @@ async def serving(behaviour: "type[Manners] | Raw", address: str = "127.0.0.1") 
             task.cancel()
         if open_now:
             await asyncio.wait(open_now, timeout=5)
+
+
+@contextlib.contextmanager
+def serving_beside(behaviour: "type[Manners] | Raw") -> Iterator[World]:
+    """The same on a thread of its own, for a command that has its own event loop."""
+    started: queue.Queue[tuple[World, asyncio.AbstractEventLoop, asyncio.Event]] = queue.Queue()
+
+    async def run() -> None:
+        async with serving(behaviour) as world:
+            done = asyncio.Event()
+            started.put((world, asyncio.get_running_loop(), done))
+            await done.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),))
+    thread.start()
+    world, loop, done = started.get(timeout=10)
+    try:
+        yield world
+    finally:
+        loop.call_soon_threadsafe(done.set)
+        thread.join(timeout=10)

@@ -32,6 +32,7 @@ PEERS = {
     "msmtp": ("msmtp",),
     "mailx": ("bsd-mailx",),
     "nftables": ("nftables",),
+    "nmap": ("nmap", "nmap-common", "lua-lpeg"),
     "git-email": ("git-email", "libmailtools-perl"),
     "chromium": ("chromium-headless-shell", "chromium-common", "fonts-dejavu-core"),
     "netcat": ("netcat-openbsd",),

@@ -1,18 +1,23 @@
 """Writes the reference pages from the program itself: `python -m posthouse.cli.reference DIRECTORY`.
 
-docs/commands.md comes from the commands, docs/configuration.md from the table of keys; a test holds both up to date.
+docs/commands.md comes from the commands, docs/configuration.md from the table of keys, docs/cases.md from the relay test's cases,
+docs/test-report.schema.json from its report; a test holds them up to date.
 """
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
+from msgspec.json import schema
 
 from posthouse.cli.program import COMMANDS, program
 from posthouse.cli.sendmail.arguments import HELP as SENDMAIL_HELP
 from posthouse.config.keys import LATER_ROLES, LATER_SECTIONS, SECTIONS
 from posthouse.config.table import section_title
+from posthouse.tester.case import CASES, TESTER_HELLO, Case, Names, Way
+from posthouse.tester.report import Document
 
 _COMMANDS_HEAD = """\
 # Commands
@@ -51,7 +56,7 @@ default relays for this machine alone, on 127.0.0.1:2525. `posthouse init` write
 
 
 def main() -> None:
-    """Writes both pages into the directory that the command line names."""
+    """Writes all pages into the directory that the command line names."""
     directory = Path(sys.argv[1])
     for name, page in PAGES.items():
         (directory / name).write_text(page())
@@ -97,7 +102,76 @@ def configuration_page() -> str:
     return "\n".join(parts)
 
 
-PAGES = {"commands.md": commands_page, "configuration.md": configuration_page}
+_CASES_HEAD = """\
+# The cases of the relay test
+
+Written by `python -m posthouse.cli.reference docs` from the program; don't edit by hand. [The relay test](test.md) says what
+is done with them.
+
+`target` is the host's domain, `mx.target` its name, `192.0.2.1` its address; `user@third` is the third party, whose local part
+carries the token; `me@tester` is the tester. *Local*: it may be accepted for a mailbox of the host's own, never passed on.
+"""
+
+_CASE_NAMES = Names("target", "mx.target", "192.0.2.1", "user", "third", "me", "tester", "tester")
+
+
+def cases_page() -> str:
+    """Every case, as it is said."""
+    rows = (
+        f"| {case.number} | {case.name} | {_said(case.mail_line(_CASE_NAMES))} | {_said(case.rcpt_line(_CASE_NAMES))} "
+        f"| {_how(case)} | {case.right} | {case.history.replace('|', chr(92) + '|')} |"
+        for case in CASES
+    )
+    head = "| case | name | MAIL FROM: | RCPT TO: | way | right | history |\n|---|---|---|---|---|---|---|"
+    ways = "\n".join(f"| {way} | {_WAY_WORDS[way]} |" for way in Way)
+    return "\n".join([_CASES_HEAD, head, *rows, "", "## Ways", "", "| way | how it is said |", "|---|---|", ways, ""])
+
+
+def _how(case: Case) -> str:
+    """The way, with the name in EHLO and the false end of data where these make the case."""
+    hello = f", EHLO `{_CASE_NAMES.fill(case.hello)}`" if case.hello != TESTER_HELLO else ""
+    return f"{case.way}{hello}" + (f", `{case.ending.encode('unicode_escape').decode()}`" if case.ending else "")
+
+
+def _said(line: bytes) -> str:
+    """The path as code in a table's cell; what can't be printed is escaped."""
+    path = line.partition(b":")[2].decode()
+    shown = "".join(one if one.isprintable() else f"\\x{ord(one):02x}" for one in path)
+    return f"`{shown}`".replace("|", "\\|")
+
+
+_WAY_WORDS = {
+    Way.SEPARATE: "MAIL, RCPT and DATA, each after the answer to the one before",
+    Way.PIPELINED: "MAIL, RCPT and DATA in one packet, where PIPELINING is offered",
+    Way.BDAT: "the content by BDAT, where CHUNKING is offered",
+    Way.AFTER_RSET: "after a transaction to the host's postmaster was reset",
+    Way.SECOND_RECIPIENT: "behind the host's postmaster as the first recipient",
+    Way.SECOND_EHLO: "in a transaction begun after a second EHLO",
+    Way.HELO: "after HELO instead of EHLO",
+    Way.NO_HELLO: "without HELO or EHLO",
+    Way.STARTTLS: "through TLS, where it is offered",
+    Way.REFUSED_AUTH: "after an AUTH that was begun and called off; no password is guessed",
+    Way.XCLIENT: "after `XCLIENT ADDR=127.0.0.1`",
+    Way.PROXY_V1: "behind a PROXY header that says 127.0.0.1 calls",
+    Way.PROXY_V2: "the same, version 2",
+    Way.SMUGGLED: "inside a mail to the host's postmaster, behind an end of data that is none",
+}
+
+
+_DIALECT = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+
+
+def report_schema() -> str:
+    """The JSON schema of `posthouse test --json`."""
+    return json.dumps(_DIALECT | schema(Document), indent=1, ensure_ascii=False) + "\n"
+
+
+PAGES = {
+    "commands.md": commands_page,
+    "configuration.md": configuration_page,
+    "cases.md": cases_page,
+    "test-report.schema.json": report_schema,
+}
 """File name: what writes its text."""
 
 if __name__ == "__main__":

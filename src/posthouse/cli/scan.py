@@ -10,7 +10,7 @@ from posthouse.cli.options import config_option, json_option
 @click.command(name="scan", help="Test the hosts of a list, all of them authorised.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
 @click.option(
-    "--at-once", type=click.IntRange(1, 1000), default=25, metavar="HOSTS", help="Hosts side by side.  [default: 25]"
+    "--at-once", type=click.IntRange(1, 1000), default=20, metavar="HOSTS", help="Hosts side by side.  [default: 20]"
 )
 @click.option(
     "--sessions",

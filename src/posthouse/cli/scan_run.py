@@ -15,6 +15,7 @@ from posthouse.cli.options import ExitStatus, fail
 from posthouse.cli.test_run import Wishes, check_wishes, collector_for, settings_of
 from posthouse.config import Config
 from posthouse.serve.collecting import testers_key
+from posthouse.serve.descriptors import raise_descriptor_limit
 from posthouse.serve.wiring import resolver_of
 from posthouse.tester import history
 from posthouse.tester.consent import Denial
@@ -71,6 +72,7 @@ class _Tally:
 
 def run_scan(config: Config, wishes: ScanWishes, *, as_json: bool) -> int:
     """The whole command."""
+    raise_descriptor_limit()
     tally = _Tally()
     show = _ShowJson(wishes.keeps_dialogues) if as_json else _ShowText()
     with _lines(wishes.file) as lines, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

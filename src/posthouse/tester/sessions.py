@@ -153,7 +153,8 @@ class Sessions:
     @property
     def _is_busy(self) -> bool:
         """Sessions that take their leave are still sessions to the host (Exim bears 20 in all: smtp_accept_max)."""
-        return self._open >= self._at_once or self._open + len(self._leaving) >= 2 * self._at_once
+        most_in_all = 2 * self._at_once if self._at_once > 2 else self._at_once
+        return self._open >= self._at_once or self._open + len(self._leaving) >= most_in_all
 
     async def _next_session(self) -> bool:
         """One session, if there is anything to say now."""
