@@ -365,7 +365,7 @@ def _exists(path: str, expansion: _Expansion) -> bool:
         Path(path).stat()
     except FileNotFoundError:
         return False
-    except OSError:
+    except (OSError, ValueError):
         raise expansion.unclear("a file that can't be looked at") from None
     return True
 
@@ -389,8 +389,8 @@ def search_file(path: str, key: str, place: Place) -> str | None:
     """The value of a key in a file for lsearch; None when it isn't there. Unclear when the file can't be read."""
     try:
         lines = Path(path.strip()).read_text(errors="surrogateescape").splitlines()
-    except OSError as error:
-        raise Unclear(place, f"{path.strip()} can't be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        raise Unclear(place, f"{path.strip()} can't be read: {error}") from None
     for line in lines:
         if line and not line.startswith("#") and not line[0].isspace():
             found = re.match(r'"((?:[^"\\]|\\.)*)"|[^\s:]+', line)

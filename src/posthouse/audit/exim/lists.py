@@ -156,8 +156,8 @@ def items(text: str) -> list[str]:
 def _lines(path: str, place: Place) -> list[str]:
     try:
         text = Path(path).read_text(errors="surrogateescape")
-    except OSError as error:
-        raise Unclear(place, f"{path} can't be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        raise Unclear(place, f"{path} can't be read: {error}") from None
     lines = [
         line.partition("#")[0].strip() if line.startswith("#") or " #" in line else line.strip()
         for line in text.splitlines()

@@ -106,8 +106,8 @@ class _Lines:
     def _file(self, path: Path, depth: int) -> Iterator[Text]:
         try:
             lines = path.read_text(errors="surrogateescape").splitlines()
-        except OSError as error:
-            raise Unclear(Place(str(path), 0), f"the file can't be read: {error.strerror}") from None
+        except (OSError, ValueError) as error:
+            raise Unclear(Place(str(path), 0), f"the file can't be read: {error}") from None
         skipping: list[bool] = []
         for text, line in _joined(lines):
             place = Place(str(path), line)
@@ -237,6 +237,8 @@ class _Builder:
             statements.append(Statement(verb[1], (), line.place))
             rest = verb[2]
         if rest.strip():
+            if not statements:
+                raise Unclear(line.place, f'"{rest.strip()[:60]}" stands where a verb such as accept or deny is wanted')
             last = statements.pop()
             condition = _condition(rest, line.place)
             statements.append(Statement(last.verb, (*last.conditions, condition), last.place))

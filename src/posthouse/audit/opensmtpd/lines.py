@@ -52,8 +52,8 @@ class _Reader:
     def read(self, path: Path, depth: int) -> list[Statement]:
         try:
             text = path.read_text(errors="surrogateescape")
-        except OSError as error:
-            raise Unreadable(str(path), 0, f"it can't be read: {error.strerror}") from None
+        except (OSError, ValueError) as error:
+            raise Unreadable(str(path), 0, f"it can't be read: {error}") from None
         found: list[Statement] = []
         for statement in _statements(_words(text, str(path), self.macros)):
             if statement[0].says("include") and len(statement) == 2:

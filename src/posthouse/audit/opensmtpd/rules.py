@@ -137,8 +137,8 @@ class _Builder:
         path = Path(place) if place.startswith("/") else self.directory / place
         try:
             text = path.read_text(errors="surrogateescape")
-        except OSError as error:
-            return Table(name, why_unknown=f"{path} can't be read: {error.strerror}")
+        except (OSError, ValueError) as error:
+            return Table(name, why_unknown=f"{path} can't be read: {error}")
         lines = (line.strip() for line in text.splitlines())
         # Aliases are "key: value", others "key value"; a list has keys alone.
         return Table(name, tuple(line.split()[0].rstrip(":") for line in lines if line and not line.startswith("#")))
