@@ -94,6 +94,19 @@ def test_limit_of_a_site_holds_while_workers_are_killed() -> None:
         assert hop.most == 3
 
 
+@pytest.mark.slow
+def test_limit_of_a_site_holds_when_the_supervisor_is_killed_and_started_again_at_once() -> None:
+    subjects = [f"message {number}" for number in range(200)]
+    with counting_hop(messages=20) as hop, relaying_to(hop, workers=3) as server:
+        hop.pause = 10.0  # the old workers stay as long as they may, to hear what becomes of these
+        submit_from_many(server, subjects)
+        os.kill(ask(server.data_dir, "status")["pid"], signal.SIGKILL)
+        hop.pause = 0.02
+        with server.serving():
+            until(lambda: set(hop.subjects) == set(subjects), 60)
+            assert hop.most == 3
+
+
 def test_a_reload_changes_how_many_connections_all_workers_open() -> None:
     subjects = [f"message {number}" for number in range(150)]
     with counting_hop(pause=0.02) as hop, relaying_to(hop, workers=2, concurrency=6) as server:

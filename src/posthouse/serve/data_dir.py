@@ -20,12 +20,16 @@ import enum
 import fcntl
 import os
 import stat
+import time
 from pathlib import Path
 
 import msgspec
 
 from posthouse.serve.privileges import Identity
 from posthouse.spool.shard import sync_directory
+
+ORPHANS_SECONDS = 10.0
+"""The workers of a supervisor that was killed hold the lock until they have ended, which takes them half as long."""
 
 ECHO_KEY = "echo.key"
 """The file of the secret behind the nonces for outside tests."""
@@ -158,16 +162,37 @@ def _make(path: Path, identity: Identity, mode: int = 0o711) -> None:
         path.chmod(stat.S_IMODE(found.st_mode) & ~0o066)
 
 
-def _lock(path: Path, identity: Identity) -> int:
-    fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _try_lock(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
-        os.close(fd)
-        raise DataDirError(
-            f"the data directory {path} is in use by another posthouse, pid {holder}: stop that one, or set another data_dir"
-        ) from None
+        return False
+    return True
+
+
+def _is_gone(holder: str) -> bool:
+    """The process that took the lock is no more: what holds it are its workers, on their way out."""
+    if not holder.isdecimal():
+        return False
+    try:
+        state = Path(f"/proc/{holder}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state in {"Z", "X"}  # killed, and nobody has asked for its status yet
+
+
+def _lock(path: Path, identity: Identity) -> int:
+    fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + ORPHANS_SECONDS
+    while not _try_lock(fd):
+        holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        if not _is_gone(holder) or time.monotonic() >= deadline:
+            os.close(fd)
+            raise DataDirError(
+                f"the data directory {path} is in use by another posthouse, pid {holder}: "
+                f"stop that one, or set another data_dir"
+            )
+        time.sleep(0.05)
     identity.give(path / "lock")
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)

@@ -233,7 +233,8 @@ class Supervisor:
             relay_enabled=self._relay_enabled,
             suspended=self._echoes.suspended,
         )
-        return told, [*{one.fd for one in listeners}, submit_fd]
+        # The lock too: the directory is in use until the last worker has ended, if this process should be killed.
+        return told, [*{one.fd for one in listeners}, submit_fd, self._data.lock_fd]
 
     async def _start_web(self) -> None:
         """Where [web] is. FleetError when it can't be: who configures pages wants to know at once."""
