@@ -9,7 +9,7 @@ import pytest
 import trustme
 
 from posthouse.tester import message
-from posthouse.tester.dialogue import MOST_OCTETS, Patience
+from posthouse.tester.dialogue import Patience
 from posthouse.tester.prober import ProberSettings, probe
 from posthouse.tester.report import Reach, Report, Target
 from posthouse.tester.verdict import CaseVerdict, HostVerdict
@@ -464,9 +464,10 @@ def test_long_replies_to_each_command_are_cut_off():
                 self.writer.write(b"".join(b"%s-%s\r\n" % (reply[:3].encode(), b"x" * 3000) for _ in range(200)))
             await super().say(reply)
 
+    report_octets = ProberSettings(TESTER).dialogue_octets
     report, _ = run(Talks, deadline=20, numbers=PLAIN)
     kept = sum(len(line) for one in report.transcripts for line in one.lines)
-    assert kept < 2 * MOST_OCTETS
+    assert kept < 2 * report_octets
     assert report.verdict is not HostVerdict.OPEN
 
 

@@ -138,7 +138,9 @@ def _settings(config: Config, wishes: ScanWishes, *, has_collector: bool) -> Pro
     asked = Wishes(Place("localhost"), (), source=wishes.source, deadline=wishes.deadline)
     check_wishes(asked)
     settings = settings_of(config, asked, has_collector=has_collector)
-    return msgspec.structs.replace(settings, at_once=wishes.sessions)
+    return msgspec.structs.replace(
+        settings, at_once=wishes.sessions, dialogue_octets=settings.dialogue_octets if wishes.keeps_dialogues else 0
+    )
 
 
 class _ShowText:

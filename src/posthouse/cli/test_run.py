@@ -27,7 +27,7 @@ from posthouse.tester.message import Tester
 from posthouse.tester.office import OfficeFault
 from posthouse.tester.places import Place, PlaceFault, find_addresses, parse_place
 from posthouse.tester.prober import NO_THIRD_PARTY, ProberSettings, probe
-from posthouse.tester.report import Denied, Document, Report, Target, judge_places
+from posthouse.tester.report import Denied, Document, Reach, Report, Target, judge_places
 from posthouse.tester.verdict import HostVerdict
 
 SMTP_PORT = 25
@@ -246,7 +246,8 @@ def _words(verdict: HostVerdict, reports: Sequence[Report]) -> str:
         return reports[0].words
     deciding = [one for one in reports if one.verdict is verdict] or list(reports)
     places = ", ".join(str(Target(one.address, one.port)) for one in deciding[:4])
-    return f"{_VERDICT_WORDS[verdict]} at {places}"
+    untried = ", ".join(str(Target(one.address, one.port)) for one in reports if one.reach is Reach.NO_WAY)
+    return f"{_VERDICT_WORDS[verdict]} at {places}{f'; this machine has no way to {untried}' if untried else ''}"
 
 
 _VERDICT_WORDS = {HostVerdict.OPEN: "open", HostVerdict.CLOSED: "closed", HostVerdict.UNKNOWN: "no verdict"}

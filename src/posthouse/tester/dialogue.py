@@ -17,11 +17,14 @@ from posthouse.smtp.event import DotForm
 from posthouse.smtp.extension import NO_OFFERS, Offers
 from posthouse.smtp.reply import Reply
 
-MOST_OCTETS = 1 << 20
+MOST_OCTETS = 128 * 1024
 """What one connection may send us in all. An ordinary one sends ten kilobytes."""
 
 KEPT_OCTETS = 64 * 1024
 """What a transcript keeps of one connection."""
+
+WORDS = 500
+"""Characters of a reply that a report keeps."""
 
 Hear = Callable[[str], None]
 
@@ -52,17 +55,22 @@ class Patience(msgspec.Struct, frozen=True):
 
 
 class TimedTranscript(Transcript):
-    """Lines with the seconds since the test began; what is beyond KEPT_OCTETS is counted, not kept."""
+    """Lines with the seconds since the test began; of what is beyond `keeps` octets only the number of lines is kept.
 
-    def __init__(self, began: float, hear: Hear) -> None:
+    `on_flood` is called once, when more than MOST_OCTETS have come.
+    """
+
+    def __init__(self, began: float, hear: Hear, keeps: int = KEPT_OCTETS) -> None:
         super().__init__()
-        self.octets_received = 0
+        self.on_flood: Callable[[], None] = lambda: None
+        self.is_flooded = False
+        self.kept_octets = 0
+        self._keeps = keeps
+        self._octets_received = 0
         self.hides_sent = False
         """What is sent now is content: not kept."""
         self._began = began
         self._hear = hear
-        self._told = 0
-        self._kept = 0
         self._left_out = 0
         self._timed: list[str] = []
 
@@ -80,19 +88,22 @@ class TimedTranscript(Transcript):
 
     def received(self, octets: bytes) -> None:
         """Octets of theirs, however they are cut."""
-        self.octets_received += len(octets)
-        if self.octets_received > MOST_OCTETS:
+        self._octets_received += len(octets)
+        if self.is_flooded:
             return
-        super().received(octets)
+        super().received(octets[:MOST_OCTETS])
         self._stamp()
+        if self._octets_received > MOST_OCTETS:
+            self.is_flooded = True
+            self.on_flood()
 
     def _stamp(self) -> None:
         at = time.monotonic() - self._began
         for line in self.lines:
             timed = f"{at:8.3f} {line}"
             self._hear(timed)
-            if self._kept < KEPT_OCTETS:
-                self._kept += len(timed)
+            if self.kept_octets < self._keeps:
+                self.kept_octets += len(timed)
                 self._timed.append(timed)
             else:
                 self._left_out += 1
@@ -146,12 +157,14 @@ class Dialogue:
     async def answer(self) -> Reply:
         """The next reply. PeerLost, also when the peer has said more than MOST_OCTETS."""
         began = time.monotonic()
-        answered = await self.channel.answer()
+        try:
+            answered = await self.channel.answer()
+        except PeerLost as lost:
+            if self.transcript.is_flooded:
+                raise PeerLost(Loss.BROKEN, f"sent more than {MOST_OCTETS >> 10} kB and was cut off") from lost
+            raise
         self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - began)
-        if self.transcript.octets_received > MOST_OCTETS:
-            self.channel.abort()
-            raise PeerLost(Loss.BROKEN, f"sent more than {MOST_OCTETS >> 20} MB and was cut off")
-        return answered.reply
+        return shortened(answered.reply)
 
     async def greet(self) -> Reply:
         """The greeting."""
@@ -231,9 +244,24 @@ class Dialogue:
         self.channel.abort()
 
 
-async def open_dialogue(approach: Approach, seconds: float, began: float, hear: Hear, first: bytes = b"") -> Dialogue:
+def shortened(reply: Reply) -> Reply:
+    """The reply with no more text than a report keeps; that to EHLO has many short lines, which stay."""
+    if sum(map(len, reply.lines)) <= WORDS:
+        return reply
+    lines, room = [], 4 * WORDS
+    for line in reply.lines:
+        lines.append(line[: min(WORDS, room)])
+        room -= len(lines[-1])
+        if room <= 0:
+            break
+    return Reply(reply.code, reply.enhanced, tuple(lines))
+
+
+async def open_dialogue(
+    approach: Approach, seconds: float, began: float, hear: Hear, first: bytes = b"", keeps: int = KEPT_OCTETS
+) -> Dialogue:
     """Connects; no wait in it will be longer than `seconds`. `first` is said before the greeting (PROXY). PeerLost."""
-    transcript = TimedTranscript(began, hear)
+    transcript = TimedTranscript(began, hear, keeps)
     try:
         channel = await connect(
             approach.endpoint,
@@ -245,6 +273,7 @@ async def open_dialogue(approach: Approach, seconds: float, began: float, hear: 
     except PeerLost as lost:
         transcript.note(lost.words)
         raise
+    transcript.on_flood = channel.abort
     dialogue = Dialogue(channel, transcript)
     if first:
         channel.engine.raw(first)  # answered only where it isn't understood

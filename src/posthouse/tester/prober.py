@@ -35,6 +35,7 @@ from posthouse.tester.verdict import (
     judge_host,
 )
 
+_OPEN = frozenset({CaseVerdict.RELAYED, CaseVerdict.ACCEPTED})
 IMPLICIT_TLS_PORTS = frozenset({465})
 NO_THIRD_PARTY = "relay-test@example.com"
 """Whom probes go to where no collector takes part: a domain that exists and takes no mail (RFC 2606, RFC 7505)."""
@@ -54,7 +55,7 @@ class ProberSettings(msgspec.Struct, frozen=True):
     `tester` says who tests; its reverse-path is `tester_local` at `tester_domain` ("": the collector's domain, else the
     tester's name). `third_party` gets the probes where no collector takes part. `numbers` picks cases (empty: all). A session
     ends after `errors_borne` refusals, `at_once` sessions are open side by side. `delivery_seconds` is how long accepted
-    probes are waited for. `nonce` is that of a Posthouse under test, for the echo.
+    probes are waited for. `dialogue_octets` of the dialogues are kept. `nonce` is that of a Posthouse under test, for the echo.
     """
 
     tester: Tester
@@ -69,6 +70,7 @@ class ProberSettings(msgspec.Struct, frozen=True):
     errors_borne: int = 8
     numbers: frozenset[int] = frozenset()
     nonce: str = ""
+    dialogue_octets: int = 256 * 1024
     implicit_tls_ports: frozenset[int] = IMPLICIT_TLS_PORTS
 
     @property
@@ -141,6 +143,7 @@ class _Test:
             at_once=settings.at_once,
             errors_borne=settings.errors_borne,
             nonce=settings.nonce,
+            dialogue_octets=settings.dialogue_octets,
             implicit_tls=lenient_context() if is_tls else None,
             began=self._began,
             ends_at=self._began + settings.deadline_seconds,
@@ -233,12 +236,15 @@ class _Test:
         return msgspec.structs.replace(report, remedy=find_remedy(report))
 
     def _reach(self) -> Reach:
-        if self._sessions.banner:
-            return Reach.TALKED
-        return Reach.NOBODY_LISTENS if self._sessions.is_refused else Reach.NOT_REACHED
+        return Reach.TALKED if self._sessions.banner else self._sessions.reach
 
     def _doubts(self) -> tuple[str, ...]:
         doubts = list(self._sessions.doubts)
+        if self._is_from_the_host_itself() and any(one.verdict in _OPEN for one in self._results.values()):
+            doubts.append(
+                f"the test came from {self._sessions.local_address}, an address of the machine itself, which the host may "
+                "rightly trust: test it from outside too, or from another address (--source)"
+            )
         if self._collector_words:
             doubts.append(f"the collector could not be asked: {self._collector_words}")
         if any(result.verdict is CaseVerdict.BOUNCED for result in self._results.values()):
@@ -247,6 +253,10 @@ class _Test:
                 "have it refuse unknown recipients at RCPT"
             )
         return tuple(doubts)
+
+    def _is_from_the_host_itself(self) -> bool:
+        own = self._sessions.local_address
+        return own == self._target.address or own.startswith("127.") or own == "::1"
 
     def _paths(self) -> tuple[Path, ...]:
         """The ways of the probes that arrived; one for each case."""

@@ -102,6 +102,8 @@ class Reach(enum.StrEnum):
     TALKED = "talked"
     NOBODY_LISTENS = "nobody-listens"
     """The connection was refused: there is no server on that port, so nobody can relay there."""
+    NO_WAY = "no-way"
+    """This machine has no way there: no IPv6, say, or no such source address."""
     NOT_REACHED = "not-reached"
     """No connection, or not a word on it."""
 
@@ -159,8 +161,9 @@ class Document(msgspec.Struct, frozen=True):
 
 
 def judge_places(reports: Sequence[Report]) -> HostVerdict:
-    """The verdict on a host of several addresses or ports. A port on which nobody listens relays nothing, and says nothing."""
-    talked = [one.verdict for one in reports if one.reach is not Reach.NOBODY_LISTENS]
+    """The verdict on a host of several addresses or ports. A port on which nobody listens relays nothing, and says nothing;
+    an address to which this machine has no way is told, and can't be judged from here."""
+    talked = [one.verdict for one in reports if one.reach not in (Reach.NOBODY_LISTENS, Reach.NO_WAY)]
     if HostVerdict.OPEN in talked:
         return HostVerdict.OPEN
     return HostVerdict.CLOSED if talked and set(talked) == {HostVerdict.CLOSED} else HostVerdict.UNKNOWN

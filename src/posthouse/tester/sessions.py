@@ -6,6 +6,7 @@ as often as makes sense. A host with which no session gets anywhere is given up,
 
 import asyncio
 import contextlib
+import errno
 import re
 import secrets
 import ssl
@@ -15,15 +16,16 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from posthouse.net.client import Endpoint, Loss, PeerLost
+from posthouse.smtp.driving import LocalProtocolError
 from posthouse.smtp.reply import Reply
 from posthouse.tester import echo
 from posthouse.tester.case import Case, Names, Way
 from posthouse.tester.certificate import note_tls
-from posthouse.tester.dialogue import Approach, Dialogue, Patience, open_dialogue
+from posthouse.tester.dialogue import KEPT_OCTETS, WORDS, Approach, Dialogue, Patience, open_dialogue
 from posthouse.tester.event import EventKind, ProbeEvent
 from posthouse.tester.message import Tester, probe_message
 from posthouse.tester.plan import Pending, Plan
-from posthouse.tester.report import SessionTranscript, Target, TlsNoted
+from posthouse.tester.report import Reach, SessionTranscript, Target, TlsNoted
 from posthouse.tester.token import Purpose, Token, TokenKey, mint
 from posthouse.tester.verdict import Answer, Refusal, Stage, read_refusal
 from posthouse.tester.ways import NotOffered, Said, proxy_header, say
@@ -49,6 +51,7 @@ _ODD_DEFERRALS = 2
 _syntax = re.compile(r"syntax|unrecogni|command|sequence|brackets?|malformed", re.IGNORECASE).search
 _hint = re.compile(r"\b(\d{1,4}) ?(s|sec|seconds?|min|minutes?|m)\b|\b(\d\d?):(\d\d):(\d\d)\b", re.IGNORECASE).search
 _host_name = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+").match
+_NO_WAY = frozenset({errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 _PROXIED = frozenset({Way.PROXY_V1, Way.PROXY_V2})
 _NO_HELLO = frozenset({Way.HELO, Way.NO_HELLO}) | _PROXIED
 
@@ -68,7 +71,11 @@ class Settled(msgspec.Struct, frozen=True):
 
 
 class SessionSettings(msgspec.Struct, frozen=True):
-    """How sessions are held. `ends_at` is the deadline on the monotonic clock, `began` the zero of all times told."""
+    """How sessions are held.
+
+    Of their dialogues `dialogue_octets` are kept in all. `ends_at` is the deadline on the monotonic clock, `began` the zero of
+    all times told.
+    """
 
     tester: Tester
     tester_local: str
@@ -82,6 +89,7 @@ class SessionSettings(msgspec.Struct, frozen=True):
     errors_borne: int
     nonce: str
     implicit_tls: ssl.SSLContext | None
+    dialogue_octets: int
     began: float
     ends_at: float
 
@@ -104,8 +112,9 @@ class Sessions:
         self.hello_name = settings.tester.name
         self.tls = TlsNoted("unknown")
         self.doubts: list[str] = []
-        self.is_refused = False
-        """The last connection was refused: nobody listens there."""
+        self.local_address = ""
+        """Where the test comes from."""
+        self.reach = Reach.NOT_REACHED
         self.given_up = ""
         """Why nothing more is tried; "" while there is hope."""
         self._target = target
@@ -116,6 +125,8 @@ class Sessions:
         self._at_once = settings.at_once
         self._open = 0
         self._numbers = 0
+        self._kept = 0
+        self._told_until = 0.0
         self._fruitless = 0
         self._answered = 0
         self._tokens: dict[int, str] = {}
@@ -174,7 +185,8 @@ class Sessions:
         due = self._plan.next_due()
         seconds = self._left() if due is None else max(0.0, due - time.monotonic())
         self._changed.clear()
-        if not self._open and seconds > 1:
+        if not self._open and seconds > 1 and time.monotonic() >= self._told_until:
+            self._told_until = time.monotonic() + seconds
             self._tell(EventKind.WAITING, line="the host asked to come back later", seconds=seconds)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds + 0.01):
@@ -210,14 +222,20 @@ class Sessions:
         )
         first = proxy_header(case.way, target.address, target.port)
         return await open_dialogue(
-            approach, self._left(), settings.began, lambda line: self._tell(EventKind.LINE, number, line), first
+            approach,
+            self._left(),
+            settings.began,
+            lambda line: self._tell(EventKind.LINE, number, line),
+            first,
+            max(0, min(KEPT_OCTETS, settings.dialogue_octets - self._kept)),
         )
 
     async def _greet(self, dialogue: Dialogue, number: int, left: list[Pending]) -> bool:
         """The greeting and EHLO; True when the cases may be said."""
         case = left[0].case
         reply = await dialogue.greet()
-        self.banner = self.banner or reply.text
+        self.banner = self.banner or reply.text[:WORDS]
+        self.local_address = dialogue.channel.local_address
         if reply.code >= 400:
             self._turned_away(left, reply, Stage.GREETING, number)
             return False
@@ -250,6 +268,9 @@ class Sessions:
                 outcome = await say(dialogue, said)
             except PeerLost as lost:
                 self._lost_under(left.pop(0), lost, errors, number)
+                return
+            except LocalProtocolError as error:
+                self._settle(Settled(left.pop(0).case, None, f"it can't be said here: {error}", session=number))
                 return
             seconds = time.monotonic() - began
             left.pop(0)
@@ -301,14 +322,19 @@ class Sessions:
             await dialogue.quit()
         finally:
             dialogue.abort()
-            self.transcripts.append(SessionTranscript(number, started_at, dialogue.transcript.finished()))
+            self._kept += dialogue.transcript.kept_octets
+            if self._settings.dialogue_octets:
+                self.transcripts.append(SessionTranscript(number, started_at, dialogue.transcript.finished()))
             self._tell(EventKind.SESSION_CLOSED, number)
 
     # --- what is learned
 
     def _lost_early(self, left: list[Pending], lost: PeerLost) -> None:
         """The session ended before a case was said."""
-        self.is_refused = isinstance(lost.__cause__, ConnectionRefusedError)
+        if isinstance(lost.__cause__, ConnectionRefusedError):
+            self.reach = Reach.NOBODY_LISTENS
+        elif isinstance(lost.__cause__, OSError) and lost.__cause__.errno in _NO_WAY:
+            self.reach = Reach.NO_WAY
         self._no_session(
             left, f"the host {lost.words}", is_hopeless=lost.loss is Loss.NOT_REACHED and not self._answered
         )
@@ -369,7 +395,7 @@ class Sessions:
     def _note_hello(self, dialogue: Dialogue, reply: Reply) -> None:
         if self.hello_reply is None:
             self.hello_reply = reply
-            self.offers = reply.lines[1:40]
+            self.offers = tuple(line[:100] for line in reply.lines[1:40])
             state = "offered" if dialogue.offers.starttls else "not-offered"
             self.tls = TlsNoted(state)
             self._note_implicit_tls(dialogue)
