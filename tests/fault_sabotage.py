@@ -115,13 +115,13 @@ def early_record() -> None:
 
 def one_lane() -> None:
     """All destinations together may have one connection: the relay in which a dead one delays all others."""
-    from posthouse.relay.scheduler import Bounds, Scheduler
+    from posthouse.relay.scheduler import Scheduler
 
     real: Any = Scheduler.__init__
 
     def init(self: Scheduler, *arguments: Any, **options: Any) -> None:
         real(self, *arguments, **options)
-        self._bounds = Bounds(connections=1)
+        self.outgoing.most = 1
 
     Scheduler.__init__ = init  # type: ignore[method-assign, assignment]
 

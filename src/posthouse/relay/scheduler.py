@@ -19,7 +19,8 @@ from posthouse.mail.reason import Reason, Slug
 from posthouse.observe import log
 from posthouse.relay.backoff import RetryPlan, is_expired, is_notice_due, wait_after
 from posthouse.relay.directions import Directions, Pathfinder
-from posthouse.relay.lease import Awaited, Closing, Leased, Leases, Recall, Unshared
+from posthouse.relay.lease import Closing, Leases, Unshared
+from posthouse.relay.outgoing import Outgoing
 from posthouse.relay.route import NextHop, Route
 from posthouse.relay.site import FIRST_WINDOW, Parcel, ParcelState, Site
 from posthouse.relay.trial import Trials
@@ -58,7 +59,7 @@ class Scheduler:
         leases: Leases | None = None,
     ) -> None:
         """`workers` share each site: its connections by `leases`, its first window by halves, thirds and so on."""
-        self._leases = leases or Unshared()
+        self.outgoing = Outgoing(bounds.connections, leases or Unshared(), self._find_site)
         self._first_window = -(-FIRST_WINDOW // workers)
         self._routes_seen = 0
         self.spools = spools
@@ -80,8 +81,6 @@ class Scheduler:
         self._wake_at: dict[str, int] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._overflowing: set[str] = set()
-        self._blocked: collections.deque[Site] = collections.deque()
-        self._connections = 0
         self._closed_elsewhere: dict[str, tuple[Closing, float]] = {}
         self._stopping = False
         self.trials = Trials(self._dispatch)
@@ -232,13 +231,16 @@ class Scheduler:
         site.limited_by = self._routes_seen
         if concurrency != site.concurrency:
             site.limit(concurrency)
-            self._leases.limit(site.key, concurrency)
+            self.outgoing.leases.limit(site.key, concurrency)
 
     def _forget_idle_sites(self) -> None:
         """Many domains, each mailed once, must not fill memory; a closed site is remembered as long as it is closed."""
         now = self._clock()
         self.sites = {key: site for key, site in self.sites.items() if not site.is_idle or site.closed_until > now}
         self._directions = {destination: known for destination, known in self._directions.items() if known[1] > now}
+
+    def _find_site(self, key: str) -> Site | None:
+        return self.sites.get(key)
 
     # What sites ask (site.Dispatcher).
 
@@ -313,7 +315,7 @@ class Scheduler:
             seconds=round(wait),
             waiting=len(site.waiting),
         )
-        self._leases.closed(
+        self.outgoing.leases.closed(
             Closing(site.key, wait, site.failures, why.status, why.reason.slug, why.reason.words, why.remote)
         )
         parcels = list(site.waiting)
@@ -344,7 +346,7 @@ class Scheduler:
 
     def opened(self, site: Site) -> None:
         """A site that had failed answers again."""
-        self._leases.opened(site.key)
+        self.outgoing.leases.opened(site.key)
 
     def opened_elsewhere(self, key: str) -> None:
         """Another worker's mail got through to a site that was closed."""
@@ -402,63 +404,12 @@ class Scheduler:
             self.wake(destination, self._clock())
 
     def may_connect(self, site: Site) -> bool:
-        """Within the limit of all sites together; a quarter of it is for sites that have shown that they answer."""
-        if self._connections >= self._limit_for(site):
-            if site not in self._blocked:
-                self._blocked.append(site)
-            return False
-        if not self._leases.take(site.key, site.concurrency, site.wanted):
-            return False  # kicked when there is a lease
-        self._connections += 1
-        return True
+        """See `Outgoing`."""
+        return self.outgoing.may_connect(site)
 
     def disconnected(self, site: Site) -> None:
-        """A connection ended: a site that waited for room gets its turn, then the same one."""
-        self._connections -= 1
-        self._leases.release(site.key)
-        self._kick_blocked()
-        if site.waiting:
-            site.kick()
-        self._settle_leases(site)
-
-    def leased(self, leased: Leased) -> None:
-        """There are leases for a site: as many connections may be opened."""
-        site = self.sites.get(leased.site)
-        if site is None:
-            self._leases.settle(leased.site, 0)
-            return
-        for _ in range(leased.count):
-            site.kick()
-        self._settle_leases(site)
-
-    def recalled(self, recall: Recall) -> None:
-        """Another worker waits for its part of a site's connections."""
-        site = self.sites.get(recall.site)
-        if site is not None:
-            site.shrink(recall.keep)
-            self._settle_leases(site)
-
-    def awaited(self, awaited: Awaited) -> None:
-        """Another worker waits for connections to a site."""
-        site = self.sites.get(awaited.site)
-        if site is not None:
-            site.lend(awaited.count)
-
-    def _settle_leases(self, site: Site) -> None:
-        self._leases.settle(site.key, site.connections if site in self._blocked else site.wanted)
-
-    def _kick_blocked(self) -> None:
-        for _ in range(len(self._blocked)):
-            site = self._blocked.popleft()
-            if self._connections < self._limit_for(site):
-                site.kick()  # takes its place in the line again if there is no room for it yet
-            else:
-                self._blocked.append(site)
-
-    def _limit_for(self, site: Site) -> int:
-        """Hundreds of destinations that never answer must not keep the others from being reached."""
-        most = self._bounds.connections
-        return most if site.is_proven else max(1, most - most // 4)
+        """See `Outgoing`."""
+        self.outgoing.disconnected(site)
 
     # What is due.
 
@@ -587,7 +538,7 @@ class Scheduler:
         for site in self.sites.values():
             site.closed_until = 0
             site.waiting = collections.deque(one for one in site.waiting if one.state is ParcelState.WAITING)
-        self._leases.renounce()
+        self.outgoing.leases.renounce()
         self.start()
 
     def clock_was_set(self, by: int) -> None:
@@ -601,7 +552,7 @@ class Scheduler:
     @property
     def depth(self) -> tuple[int, int]:
         """Parcels in memory, connections out."""
-        return self._parcels, self._connections
+        return self._parcels, self.outgoing.connections
 
     async def stop(self, seconds: float) -> None:
         """Starts no new attempt, lets running ones end for `seconds`, then drops them (they are tried again after a restart)."""

@@ -40,13 +40,13 @@ class Sharing:
             case "leased":
                 leased = msgspec.convert(arguments, Leased)
                 self._tenant.leased(leased)
-                scheduler.leased(leased)
+                scheduler.outgoing.leased(leased)
             case "recall":
                 recall = msgspec.convert(arguments, Recall)
                 if self._tenant.recalled(recall):
-                    scheduler.recalled(recall)
+                    scheduler.outgoing.recalled(recall)
             case "awaited":
-                scheduler.awaited(msgspec.convert(arguments, Awaited))
+                scheduler.outgoing.awaited(msgspec.convert(arguments, Awaited))
             case "site-closed":
                 scheduler.closed_elsewhere(msgspec.convert(arguments, Closing))
             case "site-opened":
