@@ -76,6 +76,10 @@ class _Place(msgspec.Struct, frozen=True):
     header: bytes = b""
 
 
+class _Unreachable(Exception):
+    """There is no connection from that source."""
+
+
 class _Unlike(Exception):
     """The listener did not talk as ours do."""
 
@@ -136,12 +140,12 @@ async def _try_listener(
                 await _expect_no_session(place)
             else:
                 await _say_all(config, rules, place, hello_name(place.seen_as), cases, tally)
-        except (_Unlike, TimeoutError) as error:
+        except _Unreachable as error:
+            words = f"from {place.source} it could not be reached ({error})"
+            continue
+        except (_Unlike, OSError, TimeoutError) as error:
             words = f"it did not talk as it should ({str(error) or 'no answer in time'})"
             break
-        except OSError as error:
-            words = f"from {place.source} it could not be reached ({error.strerror or error})"
-            continue
         tally.listeners.append(text)
         return
     tally.untried.append(f"{text} was not tried over its socket: {words}")
@@ -175,7 +179,10 @@ def _is_trusted(rules: Rules, address: Address) -> bool:
 async def _expect_no_session(place: _Place) -> None:
     """A stranger without a PROXY header is cut before it hears a word."""
     async with _connected(place) as wire, asyncio.timeout(ANSWER_SECONDS):
-        octets = await wire.reader.read(64)
+        try:
+            octets = await wire.reader.read(64)
+        except ConnectionResetError:
+            return
         if octets:
             raise _Unlike(f"it greeted somebody who is no proxy: {octets!r}")
 
@@ -196,9 +203,11 @@ async def _say_all(
             tally.sessions += 1
             await wire.replies(1)
             for case in group:
-                tally.said.add(case.number)
                 reply = await wire.say_case(say_case(case, names, hello=hello, with_content=False))
-                if reply is not None and reply.is_positive and reply.code != 354:
+                if reply is None:
+                    continue
+                tally.said.add(case.number)
+                if reply.is_positive:
                     rule = f"not told; the answer to RCPT was {reply}"
                     tally.relayed = tally.relayed or Relayed(
                         case.number,
@@ -280,16 +289,19 @@ class _Wire:
                 step = dialogue.send(replies)
         except StopIteration:
             return last
-        except _Unlike:
-            return None
+        except (_Unlike, OSError):
+            return None  # it hung up on this case, and lets nothing in
 
 
 @contextlib.asynccontextmanager
 async def _connected(place: _Place) -> AsyncIterator[_Wire]:
-    """A connection from the place's source, closed afterwards. OSError, TimeoutError."""
+    """A connection from the place's source, closed afterwards. _Unreachable, OSError, TimeoutError."""
     is_tls = place.listener.tls is not None and place.listener.tls.implicit
     async with asyncio.timeout(ANSWER_SECONDS):
-        reader, writer = await asyncio.open_connection(place.host, place.port, local_addr=(place.source, 0))
+        try:
+            reader, writer = await asyncio.open_connection(place.host, place.port, local_addr=(place.source, 0))
+        except OSError as error:
+            raise _Unreachable(error.strerror or str(error)) from error
         if place.header:
             writer.write(place.header)
         if is_tls:
