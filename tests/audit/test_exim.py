@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from peer_programs import environment, require_peer
 from posthouse.audit import CannotTell, Closed, Kind, Open, audit, exim
+from posthouse.audit.exim import play
+from posthouse.audit.exim.session import Session
 from posthouse.policy.gateways import Gateway
 
 MAIN = """\
@@ -205,3 +208,52 @@ def test_an_include_is_followed_and_its_line_named(tmp_path: Path) -> None:
     finding = audited(tmp_path, first=".include {here}/local\n")
     assert isinstance(finding, Open)
     assert Path(finding.counterexample.file).name == "local"
+
+
+# --- Exim itself -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def exim_here(monkeypatch: pytest.MonkeyPatch, no_exim: None) -> None:
+    del no_exim
+    require_peer("exim")
+    variables = environment("exim")
+    monkeypatch.setenv("PATH", variables["PATH"])
+    monkeypatch.setenv("LD_LIBRARY_PATH", variables["LD_LIBRARY_PATH"])
+    monkeypatch.setattr(exim, "find_exim", play.find_exim)
+
+
+@pytest.mark.peer
+@pytest.mark.usefixtures("exim_here")
+@pytest.mark.parametrize(("answer", "expected"), [("yes", Open), ("no", CannotTell)])
+def test_exim_is_asked_where_the_text_leaves_it_open(tmp_path: Path, answer: str, expected: type) -> None:
+    condition = f"  accept condition = ${{run{{/bin/true}}{{{answer}}}{{{answer}}}}}\n"
+    finding = audited(tmp_path, first=condition)
+    assert isinstance(finding, expected), finding
+    assert "asked by -bh" in finding.rests_on
+    if isinstance(finding, Open):
+        assert "says 250" in finding.counterexample.words
+
+
+@pytest.mark.peer
+@pytest.mark.usefixtures("exim_here")
+@pytest.mark.parametrize("name", ["as installed", "a rate", "no ACL for RCPT", "all hosts"])
+def test_exim_takes_what_is_called_open_and_refuses_what_is_called_closed(tmp_path: Path, name: str) -> None:
+    finding = audited(tmp_path, **{**CLOSED, **OPEN}[name])
+    program = play.find_exim(tmp_path / "exim.conf")
+    assert program is not None
+    if isinstance(finding, Open):
+        example = finding.counterexample
+        local_part, _, domain = example.forward_path.rpartition("@")
+        session = Session(ip_address(example.client), example.hello, False, example.reverse_path, local_part, domain)
+        assert program.say(session).code == 250
+    else:
+        session = Session(ip_address("203.0.113.9"), "stranger.example", False, "", "someone", "third-party.example")
+        assert program.say(session).code == 550
+
+
+@pytest.mark.peer
+@pytest.mark.usefixtures("exim_here")
+def test_a_file_that_exim_does_not_take_is_a_doubt(tmp_path: Path) -> None:
+    finding = audited(tmp_path, more="no_such_option = 1\n")
+    assert any("no_such_option" in doubt for doubt in finding.doubts)

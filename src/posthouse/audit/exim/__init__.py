@@ -98,7 +98,10 @@ class _Audit:
 
     def fate(self, session: Session) -> Fate:
         """Through all ACLs, then the routers."""
-        session = self._percent_hack(session)
+        try:
+            session = self._percent_hack(session)
+        except Unclear as error:
+            return Fate(session, True, error.place, (error.place, error.words))
         accepted: list[Outcome] = [Outcome(True, Place("", 0), session)]
         for stage in _STAGES:
             refused = Place(stage, 0)
@@ -136,7 +139,7 @@ class _Audit:
             return [Outcome(True, option.place, session, (Doubt(stage, True, error.place, error.words),))]
         except (Failed, Chosen):
             name = ""
-        return self.walk.outcomes(name, session)
+        return self.walk.outcomes(name, session, option.place)
 
     def _routed(self, accepted: Outcome) -> Fate:
         session = accepted.session

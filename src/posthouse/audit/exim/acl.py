@@ -10,7 +10,7 @@ import msgspec
 
 from posthouse.audit.exim.expansion import Chosen, Failed
 from posthouse.audit.exim.lists import Lists
-from posthouse.audit.exim.reading import Condition, Place, Statement, Unclear
+from posthouse.audit.exim.reading import Condition, Place, Statement, Text, Unclear, inline_acl
 from posthouse.audit.exim.session import UNKNOWN, Session, Truth, truth
 
 _DEEPEST = 12
@@ -59,23 +59,22 @@ class AclWalk:
         self.verifies = verifies
         self.steps = 0
 
-    def outcomes(self, name: str, session: Session) -> list[Outcome]:
+    def outcomes(self, name: str, session: Session, place: Place) -> list[Outcome]:
         """Every way through the ACL, those without doubt first. A doubt that decides nothing is none."""
         self.steps = 0
-        found = list(self._run(name, session, {}, (), 0))
+        found = list(self._run(Text(name, place), session, {}, (), 0))
         accepted = [one for one in found if one.is_accepted]
         if all(one.doubts for one in accepted) and _covers([one.doubts for one in accepted]):
             found = [msgspec.structs.replace(one, doubts=()) for one in accepted]
         return sorted(found, key=lambda one: (bool(one.doubts), not one.is_accepted))
 
     def _run(
-        self, name: str, session: Session, assumed: dict[str, Truth], doubts: Doubts, depth: int
+        self, name: Text, session: Session, assumed: dict[str, Truth], doubts: Doubts, depth: int
     ) -> Iterator[Outcome]:
-        statements = self.lists.configuration.acls.get(name)
+        statements = self.lists.configuration.acls.get(name.text) or inline_acl(name)
         if statements is None or depth > _DEEPEST:
-            place = Place(name, 0)
-            words = f"the ACL {name} is not one that can be followed here"
-            yield Outcome(True, place, session, (*doubts, Doubt(name, True, place, words)))
+            words = f"the ACL {name.text} is not one that can be followed here"
+            yield Outcome(True, name.place, session, (*doubts, Doubt(name.text, True, name.place, words)))
             return
         yield from self._from(statements, 0, session, assumed, doubts, depth)
 
@@ -203,8 +202,10 @@ class AclWalk:
         return Truth.CHOICE
 
     def _nested(self, value: str, session: Session, place: Place, depth: int) -> Truth:
-        name = self.lists.expander.expand(value, session, place).split()
-        found = list(self._run(name[0], session, {}, (), depth + 1)) if name else []
+        name = self.lists.expander.expand(value, session, place).strip()
+        if name.partition(" ")[0] in self.lists.configuration.acls:
+            name = name.partition(" ")[0]  # what follows are its arguments
+        found = list(self._run(Text(name, place), session, {}, (), depth + 1))
         answers = {one.is_accepted for one in found}
         doubts = [doubt for one in found for doubt in one.doubts]
         if len(answers) == 1 and _covers([one.doubts for one in found]):

@@ -110,16 +110,20 @@ def _networks_in(text: str) -> Iterator[Network]:
         network = try_network(bare)
         if network is not None:
             yield network
-        for path in re.findall(r"(/[^\s:;{}]+)", bare):
-            if network is None and Path(path).is_file():
-                for line in Path(path).read_text(errors="surrogateescape").splitlines():
-                    inside = try_network(_first_word(line))
-                    if inside is not None:
-                        yield inside
+        for path in re.findall(r"(/[^\s:;{}]+)", bare) if network is None else ():
+            inside = (try_network(_first_word(line)) for line in _lines_if_any(path))
+            yield from (one for one in inside if one is not None)
     for found in re.findall(r"[0-9]+(?:\.[0-9]+){3}(?:/[0-9]+)?", text):
         network = try_network(found)
         if network is not None:
             yield network
+
+
+def _lines_if_any(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(errors="surrogateescape").splitlines()
+    except (OSError, ValueError):
+        return []  # whoever matches against the file will say so
 
 
 def _first_word(line: str) -> str:

@@ -228,20 +228,10 @@ class _Builder:
             self.acl = label[1]
             self.acls[self.acl] = []
             return
-        rest = line.text
-        verb = _VERB.fullmatch(rest)
         statements = self.acls.get(self.acl)
         if statements is None:
             raise Unclear(line.place, "an ACL statement stands before the first label")
-        if verb:
-            statements.append(Statement(verb[1], (), line.place))
-            rest = verb[2]
-        if rest.strip():
-            if not statements:
-                raise Unclear(line.place, f'"{rest.strip()[:60]}" stands where a verb such as accept or deny is wanted')
-            last = statements.pop()
-            condition = _condition(rest, line.place)
-            statements.append(Statement(last.verb, (*last.conditions, condition), last.place))
+        _add(line, statements)
 
     def _driver(self, line: Text, drivers: list[Driver]) -> None:
         label = _LABEL.fullmatch(line.text)
@@ -257,6 +247,32 @@ class _Builder:
         if name == "condition":  # several of them must all hold
             name = f"condition {sum(key.startswith('condition') for key in options)}"
         options[name] = Text(value, line.place)
+
+
+def inline_acl(text: Text) -> tuple[Statement, ...] | None:
+    """The statements of an ACL that is written where a name is wanted; None when it is a name after all."""
+    lines = [line.strip() for line in text.text.split("\n") if line.strip()]
+    if not lines or not _VERB.fullmatch(lines[0]):
+        return None
+    statements: list[Statement] = []
+    for line in lines:
+        _add(Text(line, text.place), statements)
+    return tuple(statements)
+
+
+def _add(line: Text, statements: list[Statement]) -> None:
+    """A line of an ACL: a verb, conditions, or both."""
+    rest = line.text
+    verb = _VERB.fullmatch(rest)
+    if verb:
+        statements.append(Statement(verb[1], (), line.place))
+        rest = verb[2]
+    if rest.strip():
+        if not statements:
+            raise Unclear(line.place, f'"{rest.strip()[:60]}" stands where a verb such as accept or deny is wanted')
+        last = statements.pop()
+        condition = _condition(rest, line.place)
+        statements.append(Statement(last.verb, (*last.conditions, condition), last.place))
 
 
 def _condition(text: str, place: Place) -> Condition:
