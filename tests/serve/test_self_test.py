@@ -261,3 +261,36 @@ def test_check_shows_the_self_test_to_people_and_to_programs() -> None:
         document = server.json("check")["self_test"]
         assert document["cases"] == len(CASES) - 1
         assert document["relayed"] is None
+
+
+def test_no_case_that_must_be_refused_is_let_in_for_a_mailbox_of_ours() -> None:
+    """The test over the listeners takes the answer to RCPT for the verdict: a case that we rightly accept is not to be there."""
+    from posthouse.net.connection import Peer
+    from posthouse.serve.self_test import MemorySession, names_for
+    from posthouse.serve.self_test_live import is_wanted
+    from posthouse.serve.wiring import engine_settings_of
+    from posthouse.smtp.reply import ReplyReader
+
+    config = configuration(
+        ONE
+        + """
+[relay]
+local_domains = ["example.org", "localhost", "[127.0.0.1]", "mx.example.org"]
+relay_domains = ["dept.example.org"]
+[[route]]
+domain = ["example.org", "localhost", "[127.0.0.1]", "mx.example.org"]
+to = "maildir:mail"
+"""
+    )
+    rules, listener = rules_of(config), config.listeners[0]
+    engine = engine_settings_of(config, listener)
+    let_in = set()
+    with log.silenced(), metrics.uncounted():
+        for domain in ("example.org", "dept.example.org", "mx.example.org", "localhost"):
+            for case in filter(is_wanted, CASES):
+                one = MemorySession(config, listener, rules, engine, Peer("203.0.113.9", 4242), ReplyReader())
+                one.open(implicit_tls=False)
+                one.say(case, names_for(config, rules, listener, domain))
+                paths = {path for path in one.forward_paths if path.local_part != b"postmaster"}
+                let_in |= {(case.number, path) for path in paths}
+    assert let_in == set()

@@ -28,6 +28,7 @@ from posthouse.relay.intake import Intake
 from posthouse.relay.session import Desk, Session
 from posthouse.serve.case_dialogue import StartTls, Step, can_be_said, say_case
 from posthouse.serve.masking import listener_key
+from posthouse.smtp.address import Path
 from posthouse.smtp.event import TlsWanted
 from posthouse.smtp.reply import Reply, ReplyReader
 from posthouse.smtp.server import Ending, ServerConnection, ServerSettings, Signal
@@ -58,7 +59,6 @@ class Relayed(msgspec.Struct, frozen=True):
             f"The self-test was relayed at {self.listener}: case {self.case_number} ({self.case_name}), from {self.client}, "
             f"to {self.forward_path} by the grant {self.rule}."
         )
-
 
     @property
     def dialogue_text(self) -> str:
@@ -330,6 +330,11 @@ class MemorySession:
             replies = self._take(step)
         self._spool.flush()
         self._session.closed()
+
+    @property
+    def forward_paths(self) -> tuple[Path, ...]:
+        """All that arrived."""
+        return tuple(one.forward_path for envelope in self._arrivals.envelopes for one in envelope.recipients)
 
     def find_relayed(self, ours: Ours, rules: Rules, case: Case, names: Names, client: str) -> Relayed | None:
         """The first recipient that arrived and is none of ours."""

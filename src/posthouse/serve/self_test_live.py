@@ -192,7 +192,7 @@ async def _say_all(
 ) -> None:
     names = msgspec.structs.replace(names_for(config, rules, place.listener), tester_name=hello)
     offered = await _offers(place, hello)
-    wanted = [case for case in cases if _is_wanted(case) and can_be_said(case, offered)]
+    wanted = [case for case in cases if is_wanted(case) and can_be_said(case, offered)]
     shared = [case for case in wanted if not case.has_own_session and case.way is not Way.STARTTLS]
     groups = [shared[n : n + _CASES_A_SESSION] for n in range(0, len(shared), _CASES_A_SESSION)]
     groups += [[case] for case in wanted if case not in shared]
@@ -225,7 +225,8 @@ async def _say_all(
             raise error
 
 
-def _is_wanted(case: Case) -> bool:
+def is_wanted(case: Case) -> bool:
+    """The case can be judged by the answer to its recipient: whoever lets that in relays."""
     return case.right is Right.REFUSED and case.way in _OVER_SOCKETS
 
 
