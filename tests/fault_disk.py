@@ -49,9 +49,23 @@ class PowerDisk:
         self.cuts += 1
 
     def recover(self) -> None:
-        """Power is back; nobody may have a file open there any more."""
-        self.unmount()
-        self.mount()
+        """Power is back; nobody may have a file open there any more.
+
+        A mount namespace that another process has made meanwhile (`ip netns exec` makes one) may hold the filesystem as it was when
+        the power failed: it is waited for, or what is mounted next would be that same dead one.
+        """
+        end = time.monotonic() + 60
+        while True:
+            self.unmount()
+            self.mount()
+            try:
+                (self.place / ".alive").touch()
+            except OSError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.1)
+            else:
+                return
 
     def unmount(self) -> None:
         """Waits a little for processes that were just killed to let go."""
@@ -85,12 +99,16 @@ def power_disk(megabytes: int = 192) -> Iterator[PowerDisk]:
         with image.open("wb") as file:
             file.truncate(megabytes * 1_000_000)
         _run("mkfs.ext4", "-q", "-F", "-m", "0", str(image))
+        # A mount of its own, and shared: what is unmounted below it is unmounted in other namespaces too, if they listen.
+        _run("mount", "--bind", str(directory), str(directory))
+        _run("mount", "--make-shared", str(directory))
         disk = PowerDisk(image, place)
-        disk.mount()
         try:
+            disk.mount()
             yield disk
         finally:
-            subprocess.run(["umount", "-l", str(place)], capture_output=True, check=False)
+            for mounted in (place, directory):
+                subprocess.run(["umount", "-l", str(mounted)], capture_output=True, check=False)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 

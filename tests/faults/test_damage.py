@@ -1,6 +1,6 @@
 """Queues with flipped bits, lost pages, cut, swapped and missing files: the rest is delivered, nothing altered, all of it told.
 
-600 by default; 10,000 by `tests/faults/long.py --damages 10000`.
+400 by default; 10,000 by `tests/faults/long.py --damages 10000`.
 """
 
 import os
@@ -10,7 +10,7 @@ import pytest
 from fault_damage import damage_often
 from posthouse.spool import content, reader
 
-DAMAGES = int(os.environ.get("POSTHOUSE_DAMAGES", "600"))
+DAMAGES = int(os.environ.get("POSTHOUSE_DAMAGES", "400"))
 
 pytestmark = pytest.mark.slow
 

@@ -1,6 +1,6 @@
 """SIGKILL at random moments under load: what was acknowledged arrives, whatever is killed and when.
 
-25 kills of the whole server and 100 of a worker by default; more by `POSTHOUSE_KILLS=200 ./run-tests tests/faults/test_kill.py -s`,
+12 kills of the whole server and 96 of a worker by default; more by `POSTHOUSE_KILLS=200 ./run-tests tests/faults/test_kill.py -s`,
 and 10,000 by `tests/faults/long.py --kills 10000`.
 """
 
@@ -15,13 +15,13 @@ import pytest
 from fault_kill import kill_often
 from fault_load import Load, sending
 from fault_oracle import Ledger, judge
-from fault_run import LOCAL, mailbox_arrivals, settings_for
+from fault_run import LOCAL, mailbox_arrivals, release_held, settings_for
 from fault_sink import Sink, sink
 from fault_syscalls import is_alive
 from peer_programs import wait_until
 from posthouse_server import Posthouse, configured, workers_of
 
-KILLS = int(os.environ.get("POSTHOUSE_KILLS", "25"))
+KILLS = int(os.environ.get("POSTHOUSE_KILLS", "12"))
 LONGEST_UPTIME = 0.8  # seconds between ready and the kill
 
 pytestmark = pytest.mark.slow
@@ -71,18 +71,20 @@ def test_every_acknowledged_message_arrives_however_often_the_server_is_killed(t
         with sending(load):
             for _ in range(KILLS):
                 run_and_kill(server, ledger, taking)
+        set_aside = release_held(server.data_dir)
         with server.serving():
             end = time.monotonic() + 60
             while (findings := judge(ledger, taking.arrivals() + mailbox_arrivals(box, LOCAL))).lost:
                 assert time.monotonic() < end, findings.problems
                 time.sleep(0.2)
+    findings.set_aside = len(set_aside)
     print(findings)
     assert findings.acknowledged > KILLS
     assert not findings.problems, findings.problems
 
 
 def test_every_acknowledged_message_arrives_however_often_a_worker_is_killed() -> None:
-    findings, starts = kill_often(4 * KILLS)
+    findings, starts = kill_often(8 * KILLS)
     print(findings)
     assert findings.acknowledged > KILLS
     assert not findings.problems, findings.problems

@@ -87,6 +87,15 @@ def test_what_had_hung_for_long_when_the_last_one_was_begun_is_not_blamed(
     assert life.is_suspect(TWO)
 
 
+def test_a_power_cut_is_blamed_on_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    UnderWay(tmp_path)
+    UnderWay(tmp_path).begins(ONE)
+    monkeypatch.setattr(under_way, "_boot", lambda: "another")
+    life = UnderWay(tmp_path)
+    assert not life.is_suspect(ONE)
+    assert not life.is_needed
+
+
 @pytest.mark.parametrize("cut", range(1, 40, 3))
 def test_a_torn_or_foreign_journal_stops_no_start(tmp_path: Path, cut: int) -> None:
     UnderWay(tmp_path)

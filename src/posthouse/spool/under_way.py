@@ -9,8 +9,9 @@ number of its deaths, until an attempt at it ends. Who has more than `MOST_DEATH
     begin -> noted -> the worker dies -> suspect, one death    tried again, alone (relay.trial)
     ... three deaths -> condemned -> set aside                 tried again only when the operator releases it: once
 
-So in normal life nothing is written between start and stop, and a message needs one death more than are counted: the first, before which
-nobody noted anything. The journal is one short file of lines, appended to; a torn last line is none.
+So in normal life nothing is written between start and stop, and a message needs one death more than are counted: the first, before
+which nobody noted anything. What dies with the machine is blamed on nobody. The journal is a short file of lines, appended to; a torn
+last line is none.
 """
 
 import contextlib
@@ -127,7 +128,7 @@ class UnderWay:
         for line in lines:
             with contextlib.suppress(ValueError):
                 self._take(line.split(" "))
-        if not lines or lines[-1] == "end":
+        if not lines or lines[-1] == "end" or lines[0] != f"life {_boot()}":
             self._begun.clear()
             return False
         latest = max(self._begun.values(), default=0)
@@ -155,7 +156,7 @@ class UnderWay:
 
     def _rewrite(self) -> None:
         """The journal anew, with what is still of interest."""
-        lines = ["life\n"]
+        lines = [f"life {_boot()}\n"]
         for key, deaths in self._deaths.items():
             word = "aside" if key in self._aside else "suspect"
             lines.append(f"{word} {key[0]} {key[1]} {deaths}\n")
@@ -219,6 +220,14 @@ def _sync(fd: int) -> None:
         os.fdatasync(fd)
     except OSError as error:
         raise _SyncError(*error.args) from error
+
+
+def _boot() -> str:
+    """Which of the machine's lives this is."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return "unknown"
 
 
 def _now_ms() -> int:
