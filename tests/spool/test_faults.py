@@ -124,15 +124,17 @@ def test_failed_checkpoint_ends_everything(tmp_path, monkeypatch):
     asyncio.run(scene())
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("call", ["fdatasync", "fsync"])  # of the file, of its directory
 @pytest.mark.parametrize("size", [40_000, 200_000])
-def test_failed_sync_of_a_content_file_ends_everything(tmp_path, monkeypatch, size):
+def test_failed_sync_of_a_content_file_ends_everything(tmp_path, monkeypatch, size, call, number):
     def fails(_: int) -> None:
-        raise OSError(errno.EIO, "Input/output error")
+        raise OSError(number, os.strerror(number))
 
     async def scene():
         broken: list[SpoolError] = []
         with _doomed(tmp_path / "1", broken) as spool:
-            monkeypatch.setattr(content_module.os, "fdatasync", fails)
+            monkeypatch.setattr(content_module.os, call, fails)
             queue_id = spool.new_queue_id()
             if size > 65_536:
                 sink = spool.open_sink(queue_id)

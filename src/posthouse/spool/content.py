@@ -174,7 +174,7 @@ class SharedFiles:
             if self._open_name != name:
                 self.close()
                 self._fd = os.open(self.directory / name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                sync_directory(self.directory)
+                self._sync_name(name)
                 self._open_name = name
             for chunk in chunks:
                 pieces = chunk.pieces if len(chunk.pieces) <= _PIECES else (b"".join(chunk.pieces),)
@@ -188,6 +188,13 @@ class SharedFiles:
             os.fdatasync(self._fd)
         except OSError as error:
             raise spool_error(error, f"syncing {self.directory / name}", is_sync=True) from error
+
+    def _sync_name(self, name: str) -> None:
+        """A sync that fails is the end, for want of space too."""
+        try:
+            sync_directory(self.directory)
+        except OSError as error:
+            raise spool_error(error, f"syncing the name of {self.directory / name}", is_sync=True) from error
 
     def read(self, file: str, offset: int, length: int) -> bytes:
         """A content from its place. ContentMissing when it isn't what was written, SpoolError when it can't be looked at now."""

@@ -169,7 +169,7 @@ class UnderWay:
                 _write(fd, octets)
                 _sync(fd)
                 new.rename(self._path)
-                sync_directory(self._directory)
+                _sync_name(self._directory)
             except BaseException:
                 os.close(fd)
                 raise
@@ -218,6 +218,13 @@ def _write(fd: int, octets: bytes) -> int:
 def _sync(fd: int) -> None:
     try:
         os.fdatasync(fd)
+    except OSError as error:
+        raise _SyncError(*error.args) from error
+
+
+def _sync_name(directory: Path) -> None:
+    try:
+        sync_directory(directory)
     except OSError as error:
         raise _SyncError(*error.args) from error
 
