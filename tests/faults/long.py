@@ -304,7 +304,8 @@ def table(results: list[Result]) -> str:
         total: Callable[[str], int] = lambda field, parts=parts: sum(getattr(one, field) for one in parts)  # type: ignore[misc] # noqa: E731
         verdict = "**broken**; " if any(one.problems for one in parts) else ""
         oldest = max(one.oldest_duplicate_ms for one in parts)
-        remarks = [parts[-1].note] if parts[-1].note else []
+        last = "in the last part: " if len(parts) > 1 else ""
+        remarks = [last + parts[-1].note] if parts[-1].note else []
         remarks += [f"at most {oldest} ms between an arrival and the fault that made it come again"] if oldest else []
         cells = [f"{total('acknowledged'):,}", *(f"{total(f):,}" for f in ("lost", "altered", "never_sent"))]
         cells.append(f"{total('duplicates'):,} ({total('unexplained')})")
