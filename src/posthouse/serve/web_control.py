@@ -16,6 +16,7 @@ from posthouse.dns.reach import is_public
 from posthouse.dns.resolver import Resolver, is_host_name
 from posthouse.policy.networks import Address, normalise_address
 from posthouse.serve.testing import identity_of, office_of
+from posthouse.serve.wiring import resolver_of
 from posthouse.tester.consent import Denial, Method, Obstacle
 from posthouse.tester.consent import Proof as ProofOfControl
 from posthouse.tester.office import Office, OfficeFault
@@ -76,10 +77,13 @@ class HostControl:
         raise Problem(422, "not-proved", "Not shown yet", _for_pages(words))
 
     async def _prove(self, office: Office, method: Method, host: Host, answer: str) -> ProofOfControl | Missing:
+        resolver = resolver_of(self._config)  # of its own: no memory of a record that was not there a minute ago
         try:
-            return await prove(office, method, host, self._resolver, identity_of(self._config), answer)
+            return await prove(office, method, host, resolver, identity_of(self._config), answer)
         except OfficeFault as fault:
             raise Problem(503, "stopping", "Not now", f"{fault}", 60) from fault
+        finally:
+            resolver.close()
 
     def _read(self, text: str) -> tuple[str, int]:
         """Host name or address, and the port if one is given. Problem."""
