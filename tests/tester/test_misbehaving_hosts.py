@@ -307,6 +307,15 @@ def test_greylist_in_front_of_an_open_relay_does_not_hide_it():
     assert world.relayed
 
 
+def test_postscreen_that_wants_to_see_a_client_twice_is_passed():
+    class Postscreen(Manners):
+        def rcpt(self, path):
+            return super().rcpt(path) if self.number > 1 else "450 4.3.2 Service currently unavailable"
+
+    report, _ = run(Postscreen, numbers=PLAIN)
+    assert report.verdict is HostVerdict.CLOSED, report.words
+
+
 def test_greylist_that_never_ends_gets_no_verdict():
     class Forever(Manners):
         relay_denied = "451 4.7.1 greylisted, please try again in 300 seconds"

@@ -51,6 +51,8 @@ def reply(text):
         ("421 4.3.2 Service shutting down", Refusal.LATER),
         ("450 4.7.1 relay-check temporarily unavailable, try again", Refusal.LATER),
         ("554 5.7.1 Service unavailable; Client host [192.0.2.9] blocked using bl.test", Refusal.CLIENT),
+        ("450 4.3.2 Service currently unavailable", Refusal.LATER),  # postscreen
+        ("550 5.3.2 Service unavailable", Refusal.CLIENT),
         ("450 4.7.25 Client host rejected: cannot find your hostname", Refusal.CLIENT),
         ("554 Too many nonmail commands", Refusal.CLIENT),
         ("504 5.5.2 <x>: Helo command rejected: need fully-qualified hostname", Refusal.HELLO),

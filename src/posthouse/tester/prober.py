@@ -19,6 +19,7 @@ from posthouse.tester.collector import POLL_SECONDS, CollectorClient, CollectorF
 from posthouse.tester.dialogue import Patience
 from posthouse.tester.event import EventKind, ProbeEvent
 from posthouse.tester.message import Tester
+from posthouse.tester.naming import NamingSettings
 from posthouse.tester.remedy import find_remedy, recognise_software
 from posthouse.tester.report import CaseResult, Path, Reach, Report, Target
 from posthouse.tester.sessions import Sessions, SessionSettings, Settled
@@ -132,17 +133,20 @@ class _Test:
         third_domain = collector.domain if collector is not None else settings.third_party.rpartition("@")[2]
         is_tls = self._target.port in settings.implicit_tls_ports
         return SessionSettings(
-            tester=settings.tester,
-            tester_local=settings.tester_local,
-            tester_domain=settings.tester_domain or (third_domain if collector is not None else settings.tester.name),
-            third_party=settings.third_party if collector is None else f"relay-test@{third_domain}",
-            test_id=self._test_id,
-            key=tokens if collector is not None else None,
+            naming=NamingSettings(
+                tester=settings.tester,
+                tester_local=settings.tester_local,
+                tester_domain=settings.tester_domain
+                or (third_domain if collector is not None else settings.tester.name),
+                third_party=settings.third_party if collector is None else f"relay-test@{third_domain}",
+                test_id=self._test_id,
+                key=tokens if collector is not None else None,
+                nonce=settings.nonce,
+            ),
             source_address=settings.source_address,
             patience=settings.patience,
             at_once=settings.at_once,
             errors_borne=settings.errors_borne,
-            nonce=settings.nonce,
             dialogue_octets=settings.dialogue_octets,
             implicit_tls=lenient_context() if is_tls else None,
             began=self._began,
@@ -223,7 +227,7 @@ class _Test:
             seconds=round(time.monotonic() - self._began, 3),
             reach=self._reach(),
             test_id=self._test_id,
-            hello_name=sessions.hello_name,
+            hello_name=sessions.namer.hello_name,
             banner=sessions.banner,
             software=recognise_software(sessions.banner, [result.reply for result in results]),
             offers=sessions.offers,
@@ -239,7 +243,7 @@ class _Test:
         return Reach.TALKED if self._sessions.banner else self._sessions.reach
 
     def _doubts(self) -> tuple[str, ...]:
-        doubts = list(self._sessions.doubts)
+        doubts = [self._sessions.namer.doubt] if self._sessions.namer.doubt else []
         if self._is_from_the_host_itself() and any(one.verdict in _OPEN for one in self._results.values()):
             doubts.append(
                 f"the test came from {self._sessions.local_address}, an address of the machine itself, which the host may "

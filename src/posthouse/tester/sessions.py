@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import errno
 import re
-import secrets
 import ssl
 import time
 from collections.abc import Callable, Sequence
@@ -18,20 +17,15 @@ import msgspec
 from posthouse.net.client import Endpoint, Loss, PeerLost
 from posthouse.smtp.driving import LocalProtocolError
 from posthouse.smtp.reply import Reply
-from posthouse.tester import echo
-from posthouse.tester.case import Case, Names, Way
+from posthouse.tester.case import Case, Way
 from posthouse.tester.certificate import note_tls
 from posthouse.tester.dialogue import KEPT_OCTETS, WORDS, Approach, Dialogue, Patience, open_dialogue
 from posthouse.tester.event import EventKind, ProbeEvent
-from posthouse.tester.message import Tester, probe_message
+from posthouse.tester.naming import Namer, NamingSettings, is_host_name
 from posthouse.tester.plan import Pending, Plan
 from posthouse.tester.report import Reach, SessionTranscript, Target, TlsNoted
-from posthouse.tester.token import Purpose, Token, TokenKey, mint
 from posthouse.tester.verdict import Answer, Refusal, Stage, read_refusal
 from posthouse.tester.ways import NotOffered, Said, proxy_header, say
-
-TOKEN_SECONDS = 3 * 86400.0
-"""How long a probe may be on its way."""
 
 MOST_LOST = 3
 """So many sessions may end under a case."""
@@ -50,7 +44,6 @@ _ODD_DEFERRALS = 2
 """So often one case is said again that alone is deferred: an error of the host's, not a greylist."""
 _syntax = re.compile(r"syntax|unrecogni|command|sequence|brackets?|malformed", re.IGNORECASE).search
 _hint = re.compile(r"\b(\d{1,4}) ?(s|sec|seconds?|min|minutes?|m)\b|\b(\d\d?):(\d\d):(\d\d)\b", re.IGNORECASE).search
-_host_name = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+").match
 _NO_WAY = frozenset({errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 _PROXIED = frozenset({Way.PROXY_V1, Way.PROXY_V2})
 _NO_HELLO = frozenset({Way.HELO, Way.NO_HELLO}) | _PROXIED
@@ -77,17 +70,11 @@ class SessionSettings(msgspec.Struct, frozen=True):
     all times told.
     """
 
-    tester: Tester
-    tester_local: str
-    tester_domain: str
-    third_party: str
-    test_id: int
-    key: TokenKey | None
+    naming: NamingSettings
     source_address: str
     patience: Patience
     at_once: int
     errors_borne: int
-    nonce: str
     implicit_tls: ssl.SSLContext | None
     dialogue_octets: int
     began: float
@@ -109,9 +96,8 @@ class Sessions:
         self.banner = ""
         self.hello_reply: Reply | None = None
         self.offers: tuple[str, ...] = ()
-        self.hello_name = settings.tester.name
         self.tls = TlsNoted("unknown")
-        self.doubts: list[str] = []
+        self.namer = Namer(target, settings.naming)
         self.local_address = ""
         """Where the test comes from."""
         self.reach = Reach.NOT_REACHED
@@ -129,7 +115,6 @@ class Sessions:
         self._told_until = 0.0
         self._fruitless = 0
         self._answered = 0
-        self._tokens: dict[int, str] = {}
         self._changed = asyncio.Event()
         self._leaving: set[asyncio.Task[None]] = set()
 
@@ -213,7 +198,7 @@ class Sessions:
 
     async def _open_dialogue(self, number: int, case: Case) -> Dialogue:
         settings, target = self._settings, self._target
-        name = target.name if _host_name(target.name) else ""
+        name = target.name if is_host_name(target.name) else ""
         approach = Approach(
             Endpoint(name, target.address, target.port),
             settings.source_address,
@@ -236,14 +221,13 @@ class Sessions:
         reply = await dialogue.greet()
         self.banner = self.banner or reply.text[:WORDS]
         self.local_address = dialogue.channel.local_address
+        self.namer.come_from(self.local_address)
         if reply.code >= 400:
             self._turned_away(left, reply, Stage.GREETING, number)
             return False
-        if self.hello_name == self._settings.tester.name and self._settings.nonce:
-            self.hello_name = self._echo_name(dialogue.channel.local_address)
         if case.way in _NO_HELLO:
             return True
-        reply = await dialogue.hello(self._names(case, dialogue).fill(case.hello))
+        reply = await dialogue.hello(self.namer.names(case, dialogue).fill(case.hello))
         if reply.code < 300:
             self._note_hello(dialogue, reply)
             return True
@@ -262,7 +246,7 @@ class Sessions:
         quickest = float("inf")
         while left and errors < self._plan.errors_borne and syntax < SYNTAX_ERRORS and not dialogue.is_lost:
             pending = left[0]
-            said = self._make_ready(pending.case, dialogue)
+            said = self.namer.make_ready(pending.case, dialogue)
             began = time.monotonic()
             try:
                 outcome = await say(dialogue, said)
@@ -410,62 +394,7 @@ class Sessions:
         if case.way is Way.STARTTLS:
             self.tls = note_tls("offered", dialogue.channel.tls_description, dialogue.channel.certificate)
 
-    # --- names and words
-
-    def _make_ready(self, case: Case, dialogue: Dialogue) -> Said:
-        settings = self._settings
-        names = self._names(case, dialogue)
-        message = probe_message(case, names, settings.tester, str(self._target), settings.test_id, time.time())
-        return Said(case, names, message)
-
-    def _names(self, case: Case, dialogue: Dialogue) -> Names:
-        settings, target = self._settings, self._target
-        name = self._target_name(dialogue)
-        domain = target.domain or (name.partition(".")[2] if name.count(".") > 1 else name)
-        third_local, _, third_domain = settings.third_party.rpartition("@")
-        return Names(
-            target_domain=domain,
-            target_name=name,
-            target_address=f"IPv6:{target.address}" if ":" in target.address else target.address,
-            third_local=self._token(case, Purpose.BOUNCE if case.notice else Purpose.PROBE) or third_local,
-            third_domain=third_domain,
-            tester_local=self._tester_local(case, third_domain) or settings.tester_local,
-            tester_domain=settings.tester_domain,
-            tester_name=self.hello_name,
-        )
-
-    def _target_name(self, dialogue: Dialogue) -> str:
-        """What the host is called: by the user, by itself, or by nobody."""
-        if _host_name(self._target.name) and self._target.name != self._target.address:
-            return self._target.name
-        for reply in (dialogue.hello_reply, dialogue.greeting):
-            found = _host_name(reply.text) if reply is not None else None
-            if found:
-                return found.group()
-        return "localhost"
-
-    def _tester_local(self, case: Case, third_domain: str) -> str:
-        """Notices about a probe come to the collector too, where the tester's own mail does."""
-        return self._token(case, Purpose.BOUNCE) if self._settings.tester_domain == third_domain else ""
-
-    def _token(self, case: Case, purpose: Purpose) -> str:
-        settings = self._settings
-        if settings.key is None:
-            return ""
-        slot = case.number * 8 + purpose
-        if slot not in self._tokens:
-            token = Token(purpose, settings.test_id, case.number, time.time() + TOKEN_SECONDS)
-            self._tokens[slot] = mint(settings.key, token)
-        return self._tokens[slot]
-
-    def _echo_name(self, local_address: str) -> str:
-        settings = self._settings
-        if not echo.may_vouch(local_address, self._target.address):
-            self.doubts.append(
-                "the tester has a private address, so the address that the host saw could not be compared"
-            )
-            return settings.tester.name
-        return echo.hello_name(settings.nonce, local_address, settings.tester.name)
+    # --- words
 
     def _settle_case(
         self, pending: Pending, answer: Answer, number: int, seconds: float, lines: Sequence[bytes]
@@ -497,8 +426,3 @@ def _wait_asked(reply: Reply) -> float:
     if number is None:
         return 3600.0 * int(hours) + 60.0 * int(minutes) + int(seconds) + 1
     return int(number) * (60.0 if unit.lower().startswith("m") else 1.0) + 1
-
-
-def new_local_part() -> str:
-    """A local part that nobody has."""
-    return f"relay-test-{secrets.token_hex(4)}"

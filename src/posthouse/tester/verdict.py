@@ -113,12 +113,12 @@ _CLIENT = _words(
     r"blocked using|black ?list|block ?list|dnsbl|\brbls?\b|spamhaus|spamcop|reputation|\blisted\b|banned|dynamic ip",
     r"client host rejected|cannot find your|reverse dns|\bptr\b|your (?:ip|host|address|network)",
     r"too many (?:connections|concurrent|sessions|errors|bad|syntax|unknown|nonmail|commands|unrecogni[sz]ed)",
-    r"service (?:currently )?(?:unavailable|not available)",
 )
 _DOMAIN = _words(
     r"domain (?:not found|of recipient|does not (?:exist|accept))",
     r"host (?:not found|unknown)|unrouteable|unroutable|null ?mx|cannot resolve|all relevant mx",
 )
+_UNAVAILABLE = _words(r"service (?:currently )?(?:unavailable|not available)")
 _LATER = _words(
     r"gr[ae]y ?list", r"try (?:again|later)|retry|come back", r"temporar", r"insufficient|out of (?:space|memory)"
 )
@@ -141,6 +141,8 @@ def read_refusal(reply: Reply, stage: Stage) -> Refusal:
     for refusal, words in ((Refusal.HELLO, _HELLO), (Refusal.SENDER, _SENDER), (Refusal.CLIENT, _CLIENT)):
         if words.search(text) or reply.enhanced in _CODES.get(refusal, ()):
             return refusal
+    if _UNAVAILABLE.search(text):  # postscreen's 450 to whom it does not know yet; others say it for good
+        return Refusal.LATER if reply.is_transient else Refusal.CLIENT
     if stage in _BEFORE_MAIL:
         return Refusal.LATER if reply.is_transient else Refusal.CLIENT
     if reply.code == 421:
