@@ -195,4 +195,4 @@ def _says(permit: Permit) -> str:
 
 def _capital(sentence: str) -> str:
     """A sentence begins with a capital, but not where the name of a parameter or restriction opens it."""
-    return sentence if "_" in sentence.split()[0] else sentence[0].upper() + sentence[1:]
+    return sentence if "_" in sentence.split(maxsplit=1)[0] else sentence[0].upper() + sentence[1:]

@@ -80,7 +80,7 @@ class Tables:
         text = _pairs(path) if path.exists() else None
         if kind == "texthash":
             return Plain(spec, place, _pairs(path))
-        listed = _listed(kind, path) if index.exists() else None
+        listed = _listed(kind, path, self._home) if index.exists() else None
         if listed is None and text is None:
             if not index.exists():
                 raise FileNotFoundError(2, "No such file", str(path))
@@ -126,10 +126,10 @@ def _pairs(path: Path) -> list[tuple[str, Hit]]:
     return found
 
 
-def _listed(kind: str, path: Path) -> Iterable[tuple[str, str]] | None:
+def _listed(kind: str, path: Path, home: Path) -> Iterable[tuple[str, str]] | None:
     """What the index holds, as `postmap -s` lists it; None when it can't."""
     program = find_program("postmap")
-    printed = None if program is None else run([program, "-s", f"{kind}:{path}"])
+    printed = None if program is None else run([program, "-c", str(home), "-s", f"{kind}:{path}"])
     if printed is None:
         return None
     pairs = (line.partition("\t") for line in printed.split("\n") if line)

@@ -73,14 +73,15 @@ class Maps:
 
 
 class Resolver:
-    """The world as Postfix's own services see it, for all smtpd services alike."""
+    """The world as the services see it that one smtpd asks, as a rule the same for all of them."""
 
-    def __init__(self, settings: Settings, services: list[Service], tables: Tables) -> None:
-        rewrite = next((one for one in services if one.command == "trivial-rewrite"), None)
-        cleanup = next((one for one in services if one.command == "cleanup"), None)
+    def __init__(self, settings: Settings, asking: Settings, services: list[Service], tables: Tables) -> None:
+        """`settings` are main.cf's; `asking` are the smtpd's, which name the services that it asks."""
+        self._services = {service.name: service for service in services if service.kind == "unix"}
+        rewrite = self._services.get(asking.text("rewrite_service_name") or "rewrite")
+        cleanup = self._services.get(asking.text("cleanup_service_name") or "cleanup")
         own = settings.under(rewrite.overrides) if rewrite else settings
         self.settings = own
-        self._services = {service.name: service for service in services if service.kind == "unix"}
         self.local = MatchList("mydestination", "string", own, tables)
         self.alias = MatchList("virtual_alias_domains", "string", own, tables)
         self.virtual = MatchList("virtual_mailbox_domains", "string", own, tables)

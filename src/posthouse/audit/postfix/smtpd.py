@@ -44,13 +44,13 @@ class Restriction(msgspec.Struct, frozen=True):
 
 
 class Smtpd:
-    """A service under audit. `settings` are its own, with overrides; the resolver is everyone's."""
+    """A service under audit. `settings` are its own, with overrides; the resolver is that which it asks."""
 
-    def __init__(self, service: Service, settings: Settings, resolver: Resolver, tables: Tables) -> None:
+    def __init__(self, service: Service, settings: Settings, services: list[Service], tables: Tables) -> None:
         own = settings.under(service.overrides)
         self.service = service
         self.settings = own
-        self.resolver = resolver
+        self.resolver = Resolver(settings, own, services, tables)
         self.tables = tables
         self.lists = {stage: self.tokens(stage.value) for stage in Stage}
         self.classes = {name: self.tokens(name) for name in own.items("smtpd_restriction_classes")}

@@ -1,0 +1,95 @@
+"""What the audit says of a configuration, and what the real smtpd does with it: they agree in every form."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from peer_programs import environment
+from postfix_forms import FORMS, STRANGER, Authority, Form, RealSmtpd, lay_out, real_smtpds
+from posthouse.audit import CannotTell, Finding, Kind, Open, audit
+from posthouse.audit.postfix.configuration import Configuration
+from posthouse.audit.postfix.oracle import Oracle
+from posthouse.audit.postfix.smtpd import Smtpd, Stage
+from posthouse.audit.postfix.stranger import OUTSIDE, Stranger
+from posthouse.audit.postfix.strangers import strangers
+from posthouse.audit.postfix.walk import Walk
+
+pytestmark = pytest.mark.peer
+MOST_STRANGERS = 40
+AUTHORITY = Authority()
+form = pytest.mark.parametrize("form", FORMS, ids=[each.name for each in FORMS])
+
+
+@pytest.fixture(scope="module")
+def smtpds() -> Iterator[dict[str, RealSmtpd]]:
+    with real_smtpds(FORMS) as running:
+        yield running
+
+
+@pytest.fixture
+def postconf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The unpacked Postfix's programs are found as on a machine that runs it."""
+    for name, value in environment("postfix").items():
+        monkeypatch.setenv(name, value)
+
+
+def verdict(finding: Finding) -> str:
+    return "open" if isinstance(finding, Open) else "unknown" if isinstance(finding, CannotTell) else "closed"
+
+
+def as_tested(stranger: Stranger) -> Stranger:
+    """The same stranger from the address that he has here."""
+    fields = {name: getattr(stranger, name) for name in stranger.__struct_fields__}
+    return Stranger(**{**fields, "client": STRANGER, "name": "unknown", "reverse_name": "unknown"})
+
+
+def one_smtpd(directory: Path) -> Smtpd:
+    configuration = Configuration(directory / "main.cf")
+    return configuration.smtpd(configuration.doors()[0])
+
+
+@form
+def test_counterexamples_are_real(form: Form, smtpds: dict[str, RealSmtpd], tmp_path: Path, postconf: None) -> None:
+    finding = audit(Kind.POSTFIX, lay_out(form, tmp_path / "form", AUTHORITY))
+    assert verdict(finding) == form.verdict, finding
+    if not isinstance(finding, Open):
+        return
+    found = finding.counterexample
+    if form.says:
+        line = (Path(found.file).read_text().splitlines()[found.line - 1]) if found.line else found.file
+        assert form.says in line
+    stranger = Stranger(
+        client=STRANGER,
+        hello=found.hello or None,
+        reverse_path=found.reverse_path,
+        forward_path=found.forward_path,
+        is_encrypted=found.over_tls,
+        has_certificate="certificate" in found.client,
+        recipients=2 if "one-recipient" in form.name else 1,
+    )
+    claim = b""
+    if "PROXY" in found.client:
+        claim = b"PROXY TCP4 127.0.0.1 127.0.0.1 1234 25\r\n"
+    elif "XCLIENT" in found.client:
+        claim = b"XCLIENT ADDR=127.0.0.1"
+    assert smtpds[form.name].takes(stranger, claim, data=True)
+
+
+@form
+def test_each_stranger_is_answered_as_foreseen(
+    form: Form, smtpds: dict[str, RealSmtpd], tmp_path: Path, postconf: None
+) -> None:
+    smtpd = one_smtpd(lay_out(form, tmp_path / "form", AUTHORITY))
+    if "proxy" in form.name or not smtpd.is_complete():
+        return
+    everyone = [
+        as_tested(one)
+        for one in strangers(smtpd, trusts_public_authorities=False)
+        if one.client == OUTSIDE and one.name == "unknown"
+    ]
+    step = max(1, len(everyone) // MOST_STRANGERS)
+    has_data = bool(smtpd.lists[Stage.DATA])
+    for stranger in everyone[::step]:
+        foreseen = Walk(smtpd, stranger, Oracle([])).outcome().is_accepted
+        assert smtpds[form.name].takes(stranger, data=has_data) == foreseen, stranger
