@@ -154,6 +154,7 @@ def asked(
 
 
 @pytest.mark.peer
+@pytest.mark.slow
 def test_a_rule_of_ones_own_is_not_called_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finding = asked(tmp_path, monkeypatch, "LOCAL_RULESETS\nSLocal_check_rcpt\nR$* + magic $*\t\t$# OK\n")
     assert isinstance(finding, CannotTell), finding
@@ -161,6 +162,27 @@ def test_a_rule_of_ones_own_is_not_called_closed(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.peer
+@pytest.mark.slow
+def test_a_rule_that_rewrites_all_addresses_is_not_called_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finding = asked(tmp_path, monkeypatch, "LOCAL_RULE_3\nR$* < @ $+ .magic > $*\t\t$: $1 < @ $2 > $3\n")
+    assert isinstance(finding, CannotTell), finding
+    assert "magic" in finding.words
+
+
+@pytest.mark.peer
+@pytest.mark.slow
+def test_the_table_in_force_counts_and_not_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(asked(tmp_path, monkeypatch), Closed)
+    (tmp_path / "access").write_text("To:com RELAY\n")
+    finding = audit(Kind.SENDMAIL, tmp_path / "sendmail.cf")
+    assert isinstance(finding, Closed), finding
+    assert "makemap" in finding.doubts[0]
+
+
+@pytest.mark.peer
+@pytest.mark.slow
 def test_relaying_by_mx_is_not_called_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finding = asked(tmp_path, monkeypatch, features="FEATURE(`relay_based_on_MX')dnl\n")
     assert isinstance(finding, CannotTell), finding
@@ -168,6 +190,7 @@ def test_relaying_by_mx_is_not_called_closed(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.peer
+@pytest.mark.slow
 @pytest.mark.parametrize("feature", ["relay_entire_domain", "relay_hosts_only", "delay_checks", "nouucp', `reject"])
 def test_features_that_do_not_open_are_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, feature: str) -> None:
     finding = asked(tmp_path, monkeypatch, features=f"FEATURE(`{feature}')dnl\n")

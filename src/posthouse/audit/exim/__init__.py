@@ -211,7 +211,7 @@ def _counterexample(fate: Fate, more: str) -> Counterexample:
 
 def _source(file: Path, exim: Exim | None) -> tuple[str, tuple[str, ...]]:
     if exim is None:
-        return f"the text of {file}; no Exim here to ask (by root, with unshare)", ()
+        return f"the text of {file}; Exim itself was not asked (it must be installed, and this run by root)", ()
     version = exim.version()
     if version:
         return f"the text of {file}, and {version} asked by -bh where the text leaves it open", ()

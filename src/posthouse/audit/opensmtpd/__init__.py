@@ -160,7 +160,7 @@ def _validity(file: Path) -> tuple[str, tuple[str, ...]]:
     """What `smtpd -n` says of the file, where OpenSMTPD is installed: words for `rests_on`, and doubts."""
     program = shutil.which("smtpd")
     if program is None:
-        return f"the rules of {file}; no smtpd here to ask whether it would start with them", ()
+        return f"the rules of {file}; OpenSMTPD is not installed here to say whether it would start with them", ()
     try:
         done = subprocess.run(  # noqa: S603 - the machine's own smtpd, asked to read and do nothing
             [program, "-nf", str(file)], capture_output=True, text=True, check=False, timeout=_ASK_SECONDS

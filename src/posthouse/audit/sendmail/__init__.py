@@ -14,7 +14,7 @@ from posthouse.audit.crowd import Block, blocks, gateway_doubts, too_many
 from posthouse.audit.finding import CannotTell, Closed, Counterexample, Finding, Open, existing
 from posthouse.audit.sendmail.ask import Answer, Question, Sendmail, find_sendmail
 from posthouse.audit.sendmail.strangers import STRANGER, THIRD, claims, plain
-from posthouse.audit.sendmail.text import Text, network_of, networks, read
+from posthouse.audit.sendmail.text import Line, Text, entry_of, network_of, networks, read
 from posthouse.policy.gateways import Gateway
 from posthouse.policy.networks import Network
 
@@ -39,7 +39,29 @@ def examine(path: Path, gateways: tuple[Gateway, ...]) -> Finding:
     openings = list(_openings_in(text))
     if sendmail is None:
         return _by_text(file, text, openings, doubts)
-    return _by_asking(sendmail, version, file, text, openings, doubts)
+    text, stale = _in_force(sendmail, text, file)
+    return _by_asking(sendmail, version, file, text, list(_openings_in(text)), (*doubts, *stale))
+
+
+def _in_force(sendmail: Sendmail, text: Text, file: Path) -> tuple[Text, tuple[str, ...]]:
+    """Class R and the access table as sendmail has them, with the lines of their sources where those say the same."""
+    known = {line.text.lower() for line in text.relay_domains}
+    more = [Line(name, str(file), 0) for name in sendmail.members("R") if name.lower() not in known]
+    text = msgspec.structs.replace(text, relay_domains=(*text.relay_domains, *more))
+    if text.access_table is None:
+        return text, ()
+    kind, path = text.access_table
+    table = sendmail.table(kind, path)
+    if table is None:
+        return text, ()
+    sources = {(entry.tag, entry.key.lower(), entry.value): entry for entry in text.access}
+    entries = [entry for entry in (entry_of(line, f"{path}.db", 0) for line in table) if entry]
+    found = tuple(sources.get((one.tag, one.key.lower(), one.value), one) for one in entries)
+    unread = tuple(line for line in text.unread if "access table" not in line.text)
+    text = msgspec.structs.replace(text, access=found, unread=unread)
+    if sources and {(one.tag, one.key.lower(), one.value) for one in entries} != set(sources):
+        return text, (f"the access table in force is not what {path} says now: run makemap",)
+    return text, ()
 
 
 def _by_text(file: Path, text: Text, openings: list[Counterexample], doubts: tuple[str, ...]) -> Finding:
@@ -47,8 +69,8 @@ def _by_text(file: Path, text: Text, openings: list[Counterexample], doubts: tup
     if openings:
         return Open(counterexample=openings[0], rests_on=rests_on, doubts=doubts, others=tuple(openings[1:]))
     words = (
-        "sendmail's rules can't be judged by reading, and no sendmail is here to ask (by root, with unshare): run this "
-        "where it is installed"
+        "sendmail's rules can't be judged by reading, and sendmail itself can't be asked here: run this as root where it "
+        "is installed"
         if text.is_compiled
         else "this is the source; name the sendmail.cf that was made of it, on a machine with sendmail"
     )
@@ -86,7 +108,7 @@ def _ask(sendmail: Sendmail, text: Text, file: Path) -> Iterator[Counterexample]
         yield _counterexample(msgspec.structs.replace(plain(around[0]), address=address), text, file)
         if all(block in granted for block in around):
             return
-    names = sendmail.local_names()
+    names = sendmail.members("w")
     seen: set[tuple[str, int]] = set()
     for answer in sendmail.ask(list(claims(text, names))):
         if _is_relayed(answer) and not _is_one_of(answer.question, granted, address is not None):

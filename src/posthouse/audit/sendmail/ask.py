@@ -60,10 +60,25 @@ class Sendmail:
         """What it says instead of taking the file."""
         return " ".join(self._run(["-d0.1", "-bt"], "").split())[-300:]
 
-    def local_names(self) -> tuple[str, ...]:
-        """Class w: the names that this host takes mail for."""
-        said = self._run(["-bt"], "$=w\n")
+    def members(self, name: str) -> tuple[str, ...]:
+        """A class as it is in force: "w", the names that this host takes mail for, or "R", whom it relays for."""
+        said = self._run(["-bt"], f"$={name}\n")
         return tuple(line.strip("> ").strip() for line in said.splitlines()[2:] if line.strip("> ").strip())
+
+    def table(self, kind: str, path: str) -> tuple[str, ...] | None:
+        """The lines of a table as it is in force, not of its source; None when no makemap can say them."""
+        makemap = Path(self.program).resolve().with_name("makemap")
+        program = str(makemap) if makemap.is_file() else shutil.which("makemap")
+        if program is None:
+            return None
+        command = [program, "-C", str(self.configuration), "-u", kind, path]
+        try:
+            done = subprocess.run(  # noqa: S603 - prints a table
+                command, capture_output=True, text=True, errors="replace", check=False, timeout=_SECONDS
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return tuple(done.stdout.splitlines()) if done.returncode == 0 else None
 
     def ask(self, questions: Sequence[Question]) -> list[Answer]:
         """All in one run."""

@@ -47,6 +47,7 @@ class Text(msgspec.Struct, frozen=True):
     access: tuple[Entry, ...]
     is_compiled: bool
     unread: tuple[Line, ...] = ()
+    access_table: tuple[str, str] | None = None  # kind and path, without .db
 
     def relays(self, *tags: str) -> Iterator[Entry]:
         """The entries that grant relaying, of these tags; "" is no tag."""
@@ -61,21 +62,34 @@ def read(path: Path) -> Text:
     own: list[Line] = []
     domains: list[Line] = []
     access: tuple[Entry, ...] = ()
+    access_table: tuple[str, str] | None = None
     unread: list[Line] = []
-    rules = ""
+    rules = place = ""
     for number, raw in enumerate(lines, 1):
         found = (_FEATURE_CF if is_compiled else _FEATURE_MC).search(raw)
         if found:
             features.setdefault(found[1], Line(raw.strip(), str(path), number))
         named = _RULE_SET.match(raw)
         rules = named[1] if named else rules
-        if raw.startswith("R") and rules in _OWN_RULES and "REDIRECT" not in raw:
+        is_own = rules in _OWN_RULES and "REDIRECT" not in raw
+        if rules == "Canonify2":
+            place = _canonify_place(raw, place)
+            is_own = place == "LOCAL_RULE_3" and not re.search(r"domaintable|BITNET|UUCP|< @@ ", raw)
+        if raw.startswith("R") and is_own:
             own.append(Line(f"{rules}: {' '.join(raw.split())}", str(path), number))
         domains += _class_r(raw, path, number, unread)
         table = _MAP.match(raw)
         if table:
             access = _access(table[1], table[2], Line(raw, str(path), number), unread)
-    return Text(features, tuple(own), tuple(domains), access, is_compiled, tuple(unread))
+            access_table = (table[1], table[2].split()[-1])
+    return Text(features, tuple(own), tuple(domains), access, is_compiled, tuple(unread), access_table)
+
+
+def _canonify_place(raw: str, place: str) -> str:
+    """LOCAL_RULE_3 stands in Canonify2 between the rule that takes address literals and the one for class P (proto.m4)."""
+    if re.match(r"R\$\* < @@ \$\+ >", raw):
+        return "LOCAL_RULE_3"
+    return "" if "$=P >" in raw else place
 
 
 def _class_r(raw: str, path: Path, number: int, unread: list[Line]) -> Iterator[Line]:
@@ -110,14 +124,20 @@ def _access(kind: str, options: str, line: Line, unread: list[Line]) -> tuple[En
         return ()
     entries = []
     for number, raw in enumerate(source.read_text(errors="surrogateescape").splitlines(), 1):
-        bare = raw.partition("#")[0].strip() if raw.lstrip().startswith("#") else raw.strip()
-        parts = bare.split(None, 1)
-        if len(parts) == 2:
-            tag, separator, key = parts[0].partition(":")
-            if not separator or tag.lower() not in _TAGS:
-                tag, key = "", parts[0]
-            entries.append(Entry(tag.lower(), key, parts[1].strip(), str(source), number))
+        entry = entry_of(raw, str(source), number)
+        entries += [entry] if entry else []
     return tuple(entries)
+
+
+def entry_of(raw: str, file: str, line: int) -> Entry | None:
+    """The entry on one line as makemap reads it; None for comments and blank lines."""
+    parts = raw.split(None, 1)
+    if len(parts) != 2 or parts[0].startswith("#"):
+        return None
+    tag, separator, key = parts[0].partition(":")
+    if not separator or tag.lower() not in _TAGS:
+        tag, key = "", parts[0]
+    return Entry(tag.lower(), key, parts[1].strip(), file, line)
 
 
 _TAGS = frozenset(
