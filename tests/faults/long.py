@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -269,6 +270,9 @@ def run_row(name: str, count: int, most: int) -> Iterator[Result]:
         except _pytest.outcomes.Skipped as refused:
             result = Result(name, 0, note=str(refused))
             left = size
+        except Exception as error:  # the part came to no verdict: that is none of the passed ones
+            traceback.print_exc()
+            result = Result(name, 0, problems=[f"ended without a verdict: {error!r}"])
         result.seconds = round(time.monotonic() - began, 1)
         result.commit = commit()
         left -= size
