@@ -5,8 +5,6 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-
-pytest.importorskip("playwright")
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from browsing import accessibility_faults, chromium

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -11,11 +12,18 @@ from posthouse.tester.token import new_key
 from posthouse.tester.verdict import HostVerdict
 from posthouse.web.document import State
 from posthouse_server import ADDRESS
-from visiting import SECONDS, host, refusing, silent, site
+from visiting import SECONDS, Site, host, refusing, silent, site
 
 
-def test_caller_is_tested_and_sees_the_dialogue_as_text_events_or_one_document() -> None:
-    with site() as web, host(refusing(), web.mail_port) as caller:
+@pytest.fixture(scope="module")
+def web() -> Iterator[Site]:
+    """One site for all tests that bring addresses of their own."""
+    with site() as found:
+        yield found
+
+
+def test_caller_is_tested_and_sees_the_dialogue_as_text_events_or_one_document(web: Site) -> None:
+    with host(refusing(), web.mail_port) as caller:
         text = web.visit("/test-me", caller=caller)
         assert text.status == 200
         assert text.fields["content-type"] == "text/plain; charset=utf-8"
@@ -31,8 +39,8 @@ def test_caller_is_tested_and_sees_the_dialogue_as_text_events_or_one_document()
         assert events.rstrip().split("\n\n")[-1].splitlines()[1] == "event: done"
 
 
-def test_bare_call_shows_the_same_and_reads_nothing() -> None:
-    with site() as web, host(refusing(), web.mail_port) as caller:
+def test_bare_call_shows_the_same_and_reads_nothing(web: Site) -> None:
+    with host(refusing(), web.mail_port) as caller:
         told = web.call(caller)
         assert told.splitlines()[0].startswith(f"Posthouse relay test of {caller}")
         assert "\nverdict: closed: " in told
@@ -46,26 +54,24 @@ def test_bare_call_shows_the_same_and_reads_nothing() -> None:
 
 
 @pytest.mark.parametrize("query", ["address=192.0.2.1", "host=mx.example.org", "ip=192.0.2.1&nonce="])
-def test_no_parameter_names_another_address(query: str) -> None:
-    with site() as web:
-        answer = web.visit(f"/test-me?{query}")
-        assert answer.status == 400
-        assert "your own address" in answer.text
+def test_no_parameter_names_another_address(web: Site, query: str) -> None:
+    answer = web.visit(f"/test-me?{query}")
+    assert answer.status == 400
+    assert "your own address" in answer.text
 
 
-def test_address_in_a_header_is_believed_from_a_configured_proxy_alone() -> None:
-    with site() as web:
-        refused = web.visit("/test-me", accept="application/json", x_forwarded_for="127.1.2.3")
-        assert refused.status == 403
-        assert refused.json["type"].endswith("#proxy")
-        assert web.visit("/test-me", via="1.1 squid").status == 403
-    with site(web=f'proxies = ["{ADDRESS}"]') as web, host(refusing(), web.mail_port) as caller:
-        believed = web.visit("/test-me", accept="application/json", x_forwarded_for=f"192.0.2.1, {caller}")
+def test_address_in_a_header_is_believed_from_a_configured_proxy_alone(web: Site) -> None:
+    refused = web.visit("/test-me", accept="application/json", x_forwarded_for="127.1.2.3")
+    assert refused.status == 403
+    assert refused.json["type"].endswith("#proxy")
+    assert web.visit("/test-me", via="1.1 squid").status == 403
+    with site(web=f'proxies = ["{ADDRESS}"]') as behind, host(refusing(), behind.mail_port) as caller:
+        believed = behind.visit("/test-me", accept="application/json", x_forwarded_for=f"192.0.2.1, {caller}")
         assert believed.test.address == caller
-        assert web.visit("/test-me").status == 403, "a proxy that does not say for whom it asks is not tested itself"
-        assert web.visit("/test-me", x_forwarded_for="nonsense").status == 400
+        assert behind.visit("/test-me").status == 403, "a proxy that does not say for whom it asks is not tested itself"
+        assert behind.visit("/test-me", x_forwarded_for="nonsense").status == 400
         stranger = loopback_address()
-        assert web.visit("/test-me", caller=stranger, x_forwarded_for=caller).status == 403
+        assert behind.visit("/test-me", caller=stranger, x_forwarded_for=caller).status == 403
 
 
 def test_second_caller_from_the_address_joins_and_another_waits_with_a_place_in_the_queue() -> None:
@@ -113,9 +119,9 @@ def test_rates_hold_for_each_address_and_are_told() -> None:
         assert web.visit("/test-me", caller=another).status == 429, "all together have had enough"
 
 
-def test_nonce_goes_into_the_name_that_the_tester_says() -> None:
+def test_nonce_goes_into_the_name_that_the_tester_says(web: Site) -> None:
     heard: list[str] = []
-    with site() as web, host(refusing(heard=heard), web.mail_port) as caller:
+    with host(refusing(heard=heard), web.mail_port) as caller:
         assert web.visit("/test-me?nonce=nonsense", caller=caller).status == 400
         nonce = new_nonce(new_key(), 1_800_000_000.0)
         test = web.visit(f"/test-me?nonce={nonce}", caller=caller, accept="application/json").test
@@ -123,9 +129,9 @@ def test_nonce_goes_into_the_name_that_the_tester_says() -> None:
         assert any(line.startswith(f"EHLO {nonce[:13]}-") and ".echo." in line for line in heard)
 
 
-def test_host_cannot_write_on_its_owners_terminal_or_page() -> None:
+def test_host_cannot_write_on_its_owners_terminal_or_page(web: Site) -> None:
     banner = "220 stub.test \x1b[2J\x1b]0;owned\x07 <script>alert(1)</script>"
-    with site() as web, host(refusing(banner), web.mail_port) as caller:
+    with host(refusing(banner), web.mail_port) as caller:
         text = web.visit("/test-me", caller=caller)
         assert b"\x1b" not in text.octets
         page = web.visit(text.fields["content-location"].removeprefix("/api"))
@@ -134,20 +140,19 @@ def test_host_cannot_write_on_its_owners_terminal_or_page() -> None:
         assert "&lt;script&gt;alert(1)" in page.text
 
 
-def test_host_that_lies_hangs_or_floods_gets_no_verdict_and_harms_nobody() -> None:
+def test_host_that_floods_gets_no_verdict_and_harms_nobody(web: Site) -> None:
     def flood(connection: socket.socket) -> None:
         for _ in range(2000):
             connection.sendall(b"220-" + b"x" * 2000 + b"\r\n")
 
-    with site() as web, host(flood, web.mail_port) as caller, host(refusing(), web.mail_port) as good:
+    with host(flood, web.mail_port) as caller, host(refusing(), web.mail_port) as good:
         test = web.visit("/test-me", caller=caller, accept="application/json").test
         assert test.verdict is HostVerdict.UNKNOWN
         assert web.visit("/test-me", caller=good, accept="application/json").test.verdict is HostVerdict.CLOSED
 
 
-def test_caller_without_a_mail_server_is_told_so() -> None:
-    with site() as web:
-        test = web.visit("/test-me", caller=loopback_address(), accept="application/json").test
-        assert test.verdict is HostVerdict.UNKNOWN
-        assert not test.ports[0].is_open
-        assert "no port answers" in test.words
+def test_caller_without_a_mail_server_is_told_so(web: Site) -> None:
+    test = web.visit("/test-me", caller=loopback_address(), accept="application/json").test
+    assert test.verdict is HostVerdict.UNKNOWN
+    assert not test.ports[0].is_open
+    assert "no port answers" in test.words

@@ -84,6 +84,8 @@ def test_problem_is_json_for_programs_and_a_page_for_people(web: Site) -> None:
         assert answer.json["status"] == status
         assert answer.json["type"].removeprefix("/problems#") in PROBLEMS
     assert web.visit("/api/tests", "DELETE").fields["allow"] == "POST"
+    assert web.visit("/about", "HEAD").status == 200
+    assert web.visit("/test-me", "HEAD").status == 405, "to ask about a test must not begin one"
     page = web.visit("/tests/none", accept="text/html")
     assert page.status == 404
     assert "<h1>Not found</h1>" in page.text

@@ -11,6 +11,8 @@ from posthouse.tester.verdict import HostVerdict
 from posthouse_server import ADDRESS
 from visiting import Site, host, refusing, site
 
+slow = pytest.mark.slow
+
 
 def status(web: Site) -> dict[str, object]:
     found: dict[str, object] = ask(web.server.data_dir, "status")["web"]
@@ -20,6 +22,8 @@ def status(web: Site) -> dict[str, object]:
 def test_dead_web_is_started_again_and_the_relay_does_not_notice() -> None:
     with site() as web:
         before = status(web)
+        niceness = os.getpriority(os.PRIO_PROCESS, int(str(before["pid"])))
+        assert niceness == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10), "mail goes first"
         workers = [one["pid"] for one in ask(web.server.data_dir, "status")["workers"]]
         os.kill(int(str(before["pid"])), signal.SIGKILL)
         assert greets(ADDRESS, web.server.port)
@@ -30,15 +34,11 @@ def test_dead_web_is_started_again_and_the_relay_does_not_notice() -> None:
         assert [one["pid"] for one in ask(web.server.data_dir, "status")["workers"]] == workers
 
 
-def test_web_yields_to_the_relay() -> None:
-    with site() as web:
-        pid = int(str(status(web)["pid"]))
-        assert os.getpriority(os.PRIO_PROCESS, pid) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)
-
-
+@slow
 def test_result_outlives_a_restart() -> None:
     with site() as web, host(refusing(), web.mail_port) as caller:
         test = web.visit("/test-me", caller=caller, accept="application/json").test
+        assert ask(web.server.data_dir, "metrics")["metrics"]["posthouse_web_tests"] == [[["closed"], 1]]
         before = web.visit(test.links.document).test
         wait_until((web.server.data_dir / "web" / "tests.db").exists, "the store")
         os.kill(int(str(status(web)["pid"])), signal.SIGTERM)  # which only the supervisor may mean
@@ -51,6 +51,7 @@ def test_result_outlives_a_restart() -> None:
         assert web.visit(test.links.events).text.count("event: case\n") == len(after.reports[0].results)
 
 
+@slow
 def test_reload_changes_settings_in_place_and_addresses_by_moving() -> None:
     with site(web="tests_per_address = 1") as web, host(refusing(), web.mail_port) as caller:
         assert web.visit("/test-me", caller=caller).status == 200
@@ -74,6 +75,7 @@ def test_reload_changes_settings_in_place_and_addresses_by_moving() -> None:
             web.visit("/health")
 
 
+@slow
 def test_reload_can_take_the_web_away_and_bring_it_back() -> None:
     with site() as web:
         text = web.server.configuration.read_text()
@@ -87,6 +89,7 @@ def test_reload_can_take_the_web_away_and_bring_it_back() -> None:
         assert web.visit("/health").status == 200
 
 
+@slow
 def test_web_address_in_use_is_one_plain_sentence() -> None:
     with site() as web, site(web="") as other:
         text = other.server.configuration.read_text()
@@ -95,10 +98,3 @@ def test_web_address_in_use_is_one_plain_sentence() -> None:
         assert refused.returncode == 1
         assert f"{ADDRESS}:{web.port} is in use" in refused.stderr + refused.stdout
         assert other.visit("/health").status == 200
-
-
-def test_metrics_count_visitors_tests() -> None:
-    with site() as web, host(refusing(), web.mail_port) as caller:
-        web.visit("/test-me", caller=caller, accept="application/json")
-        found = ask(web.server.data_dir, "metrics")["metrics"]
-        assert found["posthouse_web_tests"] == [[["closed"], 1]]

@@ -55,21 +55,28 @@ def _routes(api: Api, pages: Pages, openapi: dict[str, object]) -> list[Route]:
         Route("/", pages.index, methods=["GET"]),
         Route("/about", pages.about, methods=["GET"]),
         Route("/problems", pages.problems, methods=["GET"]),
-        Route("/test-me", test_me, methods=["GET"]),
+        _only_get("/test-me", test_me),
         Route("/test-me", pages.test_caller, methods=["POST"]),
         Route("/tests", pages.begin, methods=["POST"]),
         Route("/tests/{id}", pages.show, methods=["GET"]),
-        Route("/tests/{id}/live", pages.live, methods=["GET"]),
+        _only_get("/tests/{id}/live", pages.live),
         Route("/tests/{id}/proof", pages.prove, methods=["POST"]),
         Route("/api/tests", api.create, methods=["POST"]),
         Route("/api/tests/{id}", api.read, methods=["GET"]),
         Route("/api/tests/{id}/proof", api.prove, methods=["POST"]),
-        Route("/api/tests/{id}/events", api.events, methods=["GET"]),
+        _only_get("/api/tests/{id}/events", api.events),
         Route("/health", api.health, methods=["GET"]),
         Route("/openapi.json", describe, methods=["GET"]),
         Route("/robots.txt", robots, methods=["GET"]),
         Route("/static/{mark}/{name}", pages.static, methods=["GET"]),
     ]
+
+
+def _only_get(path: str, handler: Handler) -> Route:
+    """A stream: HEAD, which Starlette adds to GET, would have it made and thrown away, and a test begun for nothing."""
+    route = Route(path, handler, methods=["GET"])
+    route.methods = {"GET"}
+    return route
 
 
 class Answers:

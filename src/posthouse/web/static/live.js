@@ -90,6 +90,7 @@
       if (!result || !verdict) throw new Error("no result");
       document.title = page.title;
       say(verdict.textContent);
+      status.className = "unseen"; // it is heard; what is to be seen stands below
       document.getElementById("result").replaceWith(document.adoptNode(result));
     } catch (error) {
       location.reload();
