@@ -218,6 +218,7 @@ def test_server_that_says_421_after_three_errors_is_judged_on_every_case():
     assert report.verdict is HostVerdict.CLOSED, report.words
 
 
+@pytest.mark.slow
 def test_server_that_hangs_up_with_every_refusal_is_judged_on_every_case():
     class HangsUp(Manners):
         async def say(self, reply):
@@ -241,6 +242,7 @@ def test_server_that_bears_two_connections_is_judged_on_every_case():
     assert report.verdict is HostVerdict.CLOSED, report.words
 
 
+@pytest.mark.slow
 def test_server_that_slows_down_after_errors_is_not_waited_for():
     """Postfix's manner: after so many errors each answer takes a second."""
 
@@ -255,6 +257,7 @@ def test_server_that_slows_down_after_errors_is_not_waited_for():
     assert time.monotonic() - began < 30, "sessions were not ended in time"
 
 
+@pytest.mark.slow
 def test_tarpit_beyond_the_deadline_gets_no_verdict_in_time():
     class Tarpit(Manners):
         async def say(self, reply):
@@ -267,6 +270,7 @@ def test_tarpit_beyond_the_deadline_gets_no_verdict_in_time():
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.slow
 def test_tarpit_within_the_deadline_is_borne():
     class Tarpit(Manners):
         async def say(self, reply):
@@ -291,12 +295,14 @@ class Greylist(Manners):
         return super().rcpt(path)
 
 
+@pytest.mark.slow
 def test_greylist_in_front_of_a_closed_server_is_waited_out():
     report, _ = run(Greylist, numbers=PLAIN)
     assert report.verdict is HostVerdict.CLOSED, report.words
     assert all(result.attempts == 2 for result in report.results if result.number == 101)
 
 
+@pytest.mark.slow
 def test_greylist_in_front_of_an_open_relay_does_not_hide_it():
     class OpenGreylist(Greylist):
         def is_let_through(self, path):
@@ -307,6 +313,7 @@ def test_greylist_in_front_of_an_open_relay_does_not_hide_it():
     assert world.relayed
 
 
+@pytest.mark.slow
 def test_postscreen_that_wants_to_see_a_client_twice_is_passed():
     class Postscreen(Manners):
         def rcpt(self, path):
@@ -316,6 +323,7 @@ def test_postscreen_that_wants_to_see_a_client_twice_is_passed():
     assert report.verdict is HostVerdict.CLOSED, report.words
 
 
+@pytest.mark.slow
 def test_greylist_that_never_ends_gets_no_verdict():
     class Forever(Manners):
         relay_denied = "451 4.7.1 greylisted, please try again in 300 seconds"
@@ -423,6 +431,7 @@ def test_two_replies_to_each_command_never_make_an_acceptance_out_of_a_refusal()
     assert report.verdict is not HostVerdict.OPEN, report.words
 
 
+@pytest.mark.slow
 def test_server_that_welcomes_content_and_never_answers_gets_no_verdict():
     class Silent(Manners):
         def rcpt(self, path):
@@ -448,6 +457,7 @@ def test_server_that_sends_octet_by_octet_is_understood():
     assert report.verdict is HostVerdict.CLOSED, report.words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", [b"220-endless\r\n", b"x" * 65536], ids=["lines", "one line"])
 def test_gigabytes_are_not_read(piece):
     sent = 0

@@ -39,12 +39,14 @@ MOST_SESSIONS = 16
 SLOW_SECONDS = 0.8
 
 _BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0)
-_DEFERRALS = (5.0, 15.0, 30.0, 60.0, 120.0, 300.0)
+_DEFERRALS = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0)
 _ODD_DEFERRALS = 2
 """So often one case is said again that alone is deferred: an error of the host's, not a greylist."""
 _syntax = re.compile(r"syntax|unrecogni|command|sequence|brackets?|malformed", re.IGNORECASE).search
 _hint = re.compile(r"\b(\d{1,4}) ?(s|sec|seconds?|min|minutes?|m)\b|\b(\d\d?):(\d\d):(\d\d)\b", re.IGNORECASE).search
 _NO_WAY = frozenset({errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+_UNLIKELY_TO_MEND = frozenset({Loss.BROKEN, Loss.TIMED_OUT, Loss.TLS})
+"""A host of which one knows nothing else is tried twice."""
 _PROXIED = frozenset({Way.PROXY_V1, Way.PROXY_V2})
 _NO_HELLO = frozenset({Way.HELO, Way.NO_HELLO}) | _PROXIED
 
@@ -117,19 +119,27 @@ class Sessions:
         self._answered = 0
         self._changed = asyncio.Event()
         self._leaving: set[asyncio.Task[None]] = set()
+        self._dialogues: set[Dialogue] = set()
 
     # --- working through the plan
 
     async def say_all(self) -> None:
         """Until all is settled, or the deadline has come."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(asyncio.get_running_loop().time() + self._left()):
-                await self._work_alone()
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(self._at_once):
-                        group.create_task(self._work())
-        if self._leaving:
-            await asyncio.wait(self._leaving)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(asyncio.get_running_loop().time() + self._left()):
+                    await self._work_alone()
+                    async with asyncio.TaskGroup() as group:
+                        for _ in range(self._at_once):
+                            group.create_task(self._work())
+            if self._leaving:
+                await asyncio.wait(self._leaving)
+        except asyncio.CancelledError:
+            for task in self._leaving:
+                task.cancel()
+            for dialogue in self._dialogues:  # whoever wanted the test has gone: no polite farewell
+                dialogue.abort()
+            raise
         self.transcripts.sort(key=lambda one: one.session)
         for pending in self._plan.drain():
             self._settle(Settled(pending.case, None, self.given_up or "time was over"))
@@ -187,6 +197,7 @@ class Sessions:
         dialogue: Dialogue | None = None
         try:
             dialogue = await self._open_dialogue(number, batch[0].case)
+            self._dialogues.add(dialogue)
             if await self._greet(dialogue, number, left):
                 await self._say_batch(dialogue, number, left)
         except PeerLost as lost:
@@ -306,6 +317,7 @@ class Sessions:
             await dialogue.quit()
         finally:
             dialogue.abort()
+            self._dialogues.discard(dialogue)
             self._kept += dialogue.transcript.kept_octets
             if self._settings.dialogue_octets:
                 self.transcripts.append(SessionTranscript(number, started_at, dialogue.transcript.finished()))
@@ -319,9 +331,8 @@ class Sessions:
             self.reach = Reach.NOBODY_LISTENS
         elif isinstance(lost.__cause__, OSError) and lost.__cause__.errno in _NO_WAY:
             self.reach = Reach.NO_WAY
-        self._no_session(
-            left, f"the host {lost.words}", is_hopeless=lost.loss is Loss.NOT_REACHED and not self._answered
-        )
+        is_hopeless = lost.loss is Loss.NOT_REACHED or (lost.loss in _UNLIKELY_TO_MEND and self._fruitless > 0)
+        self._no_session(left, f"the host {lost.words}", is_hopeless=is_hopeless and not self._answered)
 
     def _turned_away(self, left: list[Pending], reply: Reply, stage: Stage, number: int) -> None:
         """The host does not talk to us, or not now. For a case that begins before the greeting, that is the answer."""
