@@ -87,6 +87,9 @@ def test_postmaster_gets_a_letter_and_its_token_opens_the_test(web: Site) -> Non
     assert "RCPT TO:<postmaster>" in heard
     token = next(line.strip() for line in heard if len(line.strip()) == 32 and line.startswith("    "))
     assert look(web, test, "postmaster", token[::-1])[0] == 422
+    for _ in range(10):
+        status, why = look(web, begun(web, address), "postmaster", caller="127.0.0.3")
+    assert (status, "postmasters" in why) == (429, True), "a page is no way to send mail to strangers"
     with host(refusing(), web.mail_port, address):
         assert look(web, test, "postmaster", token) == (200, "")
         assert ended(web, test).verdict is HostVerdict.CLOSED

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -73,6 +74,16 @@ def test_reload_changes_settings_in_place_and_addresses_by_moving() -> None:
         web.port = old
         with pytest.raises(OSError, match="refused"):
             web.visit("/health")
+
+
+@slow
+def test_web_ends_with_its_supervisor() -> None:
+    with site() as web:
+        pid = int(str(status(web)["pid"]))
+        os.kill(int(str(ask(web.server.data_dir, "status")["pid"])), signal.SIGKILL)
+        wait_until(
+            lambda: not Path(f"/proc/{pid}").exists() or "zombie" in Path(f"/proc/{pid}/status").read_text(), "its end"
+        )
 
 
 @slow

@@ -477,7 +477,7 @@ _WEB = Section(
             "none",
             "Proxies of yours in front, whose X-Forwarded-For is believed. Requests that any other proxy passed on are not tested.",
         ),
-        Key("at_once", "number", "8", "Tests under way at the same time; others wait."),
+        Key("at_once", "number", "20", "Tests under way at the same time; others wait."),
         Key("queue", "number", "200", "Tests that may wait; 503 beyond."),
         Key("tests_per_address", "number", "10", "Tests of one address (IPv6: one /64) in an hour; 429 beyond."),
         Key("tests_in_all", "number", "600", "Tests in an hour in all."),

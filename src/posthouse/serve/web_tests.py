@@ -5,11 +5,13 @@ Each port of the host that answers is tested, one after the other: a host is ask
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from ipaddress import ip_address
 
 from posthouse.config import Config, ConfigError
 from posthouse.dns.resolver import Answer, Resolver
+from posthouse.observe import log
 from posthouse.policy.networks import Address
 from posthouse.serve.collecting import testers_key
 from posthouse.serve.testing import collector_of, identity_of, office_of
@@ -17,6 +19,7 @@ from posthouse.tester.collector import CollectorClient
 from posthouse.tester.consent import Denial
 from posthouse.tester.event import EventKind as ProbeEventKind
 from posthouse.tester.event import ProbeEvent
+from posthouse.tester.machine import own_addresses
 from posthouse.tester.message import Tester
 from posthouse.tester.prober import ProberSettings, probe
 from posthouse.tester.report import Target
@@ -25,6 +28,12 @@ from posthouse.web.desk import NotCarriedOut
 from posthouse.web.document import PortState
 from posthouse.web.event import EventKind, Who
 from posthouse.web.job import Job
+
+PORT_SECONDS = 300.0
+TEST_SECONDS = 600.0
+"""How long a test may take, a port and altogether: hosts that tarpit must not keep others waiting for ever."""
+
+_LEAST_SECONDS = 20.0  # less is not worth beginning
 
 CONNECT_SECONDS = 6.0
 """How long a port may take to answer; one that is filtered never does."""
@@ -48,14 +57,25 @@ class Carrier:
         answer = await asyncio.to_thread(office.admit, subject.host, address, is_caller=subject.by_calling)
         if isinstance(answer, Denial):
             raise NotCarriedOut(answer.words)
+        if subject.by_calling and is_own(address):
+            log.warning(
+                "web-tests-itself",
+                address=subject.address,
+                words="somebody called from this machine itself; if visitors come through a proxy, name it in [web] proxies",
+            )
         collector, key, words = await self._collector()
         try:
             job.tell(EventKind.STARTED, words=f"who tests: {identity_of(self._config).hello_name}; {words}")
             await self._knock(job)
             name = await self._name_of(job, address)
+            ends_at = time.monotonic() + TEST_SECONDS
             for port in [one.port for one in job.ports if one.is_open]:
+                seconds = min(PORT_SECONDS, ends_at - time.monotonic())
+                if seconds < _LEAST_SECONDS:
+                    job.leave_out(port, "answers, and was not tested: the test had taken too long already")
+                    continue
                 target = Target(subject.address, port, name)
-                settings = self._prober_settings(job)
+                settings = self._prober_settings(job, seconds)
                 report = await probe(target, settings, tokens=key, collector=collector, on_event=_teller(job, port))
                 job.reports.append(report)
                 job.tell(EventKind.NOTE, port=port, words=report.words)
@@ -63,7 +83,7 @@ class Carrier:
             if collector is not None:
                 await collector.close()
 
-    def _prober_settings(self, job: Job) -> ProberSettings:
+    def _prober_settings(self, job: Job, seconds: float) -> ProberSettings:
         identity = identity_of(self._config)
         local, _, domain = identity.reverse_path.rpartition("@")
         asked_by = "whoever calls from the host" if job.subject.by_calling else "whoever showed control of the host"
@@ -72,6 +92,7 @@ class Carrier:
             tester_local=local,
             tester_domain=domain if self._config.tester.reverse_path else "",
             nonce=job.subject.nonce,
+            deadline_seconds=seconds,
         )
 
     async def _collector(self) -> tuple[CollectorClient | None, TokenKey | None, str]:
@@ -101,6 +122,11 @@ class Carrier:
                 if isinstance(found, Answer):
                     return found.records[0]
         return ""
+
+
+def is_own(address: Address) -> bool:
+    """Loopback, or another address of this machine."""
+    return address.is_loopback or address in own_addresses()
 
 
 async def _knock(address: str, port: int) -> PortState:

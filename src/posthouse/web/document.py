@@ -99,19 +99,22 @@ def links_of(test_id: str) -> Links:
     return Links(f"/tests/{test_id}", f"/api/tests/{test_id}", f"/api/tests/{test_id}/events")
 
 
-def judge(reports: Iterable[Report]) -> tuple[HostVerdict, str, Remedy | None]:
+def judge(reports: Iterable[Report], ports: Iterable[PortState] = ()) -> tuple[HostVerdict, str, Remedy | None]:
     """One verdict for the host, its words and the first remedy: open if a port is, closed only if all that answer are."""
     found = tuple(reports)
+    untested = [port for port in ports if port.is_open and port.port not in {report.port for report in found}]
     for report in found:
         if report.verdict is HostVerdict.OPEN:
             return HostVerdict.OPEN, _on_port(report), report.remedy
     for report in found:
         if report.verdict is HostVerdict.UNKNOWN:
             return HostVerdict.UNKNOWN, _on_port(report), report.remedy
+    if untested:
+        return HostVerdict.UNKNOWN, f"port {untested[0].port} {untested[0].words}", None
     if not found:
         return HostVerdict.UNKNOWN, "no port answers, so there is nothing to judge", None
-    ports = ", ".join(str(report.port) for report in found)
-    return HostVerdict.CLOSED, f"relays for no stranger; asked on port {ports}", None
+    asked = ", ".join(str(report.port) for report in found)
+    return HostVerdict.CLOSED, f"relays for no stranger; asked on port {asked}", None
 
 
 def _on_port(report: Report) -> str:

@@ -58,7 +58,7 @@ class Job:
         verdict: HostVerdict | None = None
         remedy, words = None, self.words
         if self.state is State.DONE:
-            verdict, words, remedy = judge(self.reports)
+            verdict, words, remedy = judge(self.reports, self.ports)
         return RelayTest(
             id=self.id,
             state=self.state,
@@ -92,6 +92,11 @@ class Job:
     def tell_line(self, port: int, session: int, seconds: float, who: Who, text: str) -> None:
         """Adds a line of a dialogue."""
         self.tell(EventKind.LINE, port=port, session=session, seconds=round(seconds, 3), who=who, text=text)
+
+    def leave_out(self, port: int, words: str) -> None:
+        """A port that answers will not be tested; the words say why."""
+        self.ports = [PortState(one.port, True, words) if one.port == port else one for one in self.ports]
+        self.tell(EventKind.PORT, port=port, words=words)
 
     def wake(self) -> None:
         """Those who wait look again."""

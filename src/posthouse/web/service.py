@@ -21,6 +21,9 @@ from posthouse.web.settings import WebSettings
 PROOFS_PER_HOUR = 60
 """Requests to show control, and looks for proofs, of one client."""
 
+LETTERS_PER_HOUR = 5
+"""Mails to postmasters that one client may have sent; ten times that in all. Hosts have a limit of their own (tester.proving)."""
+
 STREAMS_PER_CLIENT = 20
 STREAMS_IN_ALL = 1000
 MOST_UNPROVED = 2000
@@ -36,12 +39,14 @@ class Service:
         self._proxies = NetworkSet.parse(settings.proxies)
         self._unproved: dict[str, Job] = {}
         self._proofs = Rate(PROOFS_PER_HOUR, 100 * PROOFS_PER_HOUR)
+        self._letters = Rate(LETTERS_PER_HOUR, 10 * LETTERS_PER_HOUR)
         self._streams: Counter[str] = Counter()
 
     def renewed(self, settings: WebSettings, control: Control | None) -> "Service":
         """The same service with other settings: tests that wait for a proof and counts stay."""
         fresh = Service(settings, self.desk, control)
-        fresh._unproved, fresh._proofs, fresh._streams = self._unproved, self._proofs, self._streams
+        fresh._unproved, fresh._proofs = self._unproved, self._proofs
+        fresh._letters, fresh._streams = self._letters, self._streams
         return fresh
 
     def base(self, request: Request) -> str:
@@ -82,7 +87,7 @@ class Service:
                 403, "not-testable", "Not testable", "This service tests only the address that you call from."
             )
         caller = self.caller(request)
-        self._count_proof(caller)
+        _count(self._proofs, caller, "You have asked for many proofs")
         subject, proof = await self.control.begin(host, caller)
         job = Job(subject, time.time(), State.UNPROVED)
         job.proof = proof
@@ -102,18 +107,14 @@ class Service:
         if job.proof is not None and job.proof.expires_at < time.time():
             del self._unproved[test_id]
             raise not_found("The token has expired; begin anew with the host's name.")
-        self._count_proof(self.caller(request))
+        caller = self.caller(request)
+        _count(self._proofs, caller, "You have asked for many proofs")
+        if way == "postmaster" and not answer:
+            _count(self._letters, caller, "Many mails to postmasters have been asked for")
         await self.control.look(job, way, answer)
         submitted, _is_new = self.desk.submit(job.subject, job)
         self._unproved.pop(test_id, None)
         return submitted
-
-    def _count_proof(self, caller: Address) -> None:
-        now = time.monotonic()
-        seconds = self._proofs.wait_seconds(rate_key(caller), now)
-        if seconds:
-            raise too_often("You have asked for many proofs", seconds)
-        self._proofs.count(rate_key(caller), now)
 
     # looking
 
@@ -147,6 +148,15 @@ class Service:
         """Whether one more may be opened. Problem."""
         if self._streams[rate_key(caller)] >= STREAMS_PER_CLIENT or self._streams.total() >= STREAMS_IN_ALL:
             raise too_often("Too many streams are open", 30)
+
+
+def _count(rate: Rate, caller: Address, words: str) -> None:
+    """One more, or Problem."""
+    now = time.monotonic()
+    seconds = rate.wait_seconds(rate_key(caller), now)
+    if seconds:
+        raise too_often(words, seconds)
+    rate.count(rate_key(caller), now)
 
 
 def doubts_of(address: Address) -> tuple[str, ...]:
