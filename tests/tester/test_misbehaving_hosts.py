@@ -9,6 +9,7 @@ import pytest
 import trustme
 
 from posthouse.tester import message
+from posthouse.tester.collector import COLLECTOR_BANNER
 from posthouse.tester.dialogue import Patience
 from posthouse.tester.prober import ProberSettings, probe
 from posthouse.tester.report import Reach, Report, Target
@@ -134,6 +135,25 @@ def test_one_open_door_is_found_and_no_other(door):
     assert report.remedy is not None
 
 
+@pytest.mark.parametrize(
+    "forward_path", ["<relay-test=example.com@here.test>", "<SRS0=AAAA=AA=example.com=relay-test@here.test>"]
+)
+def test_mailbox_that_may_be_a_forwarder_of_anything_is_no_proof_that_it_is_not(forward_path):
+    class Forwards(Manners):
+        def is_let_through(self, path):
+            return path == forward_path
+
+    class TakesAny(Forwards):
+        def is_ours(self, path):
+            return path.lower().startswith("<no-such-user") or super().is_ours(path)
+
+    report, _ = run(Forwards)
+    assert report.verdict is HostVerdict.UNKNOWN
+    assert "forward" in report.words
+    report, _ = run(TakesAny)
+    assert report.verdict is HostVerdict.CLOSED, report.words
+
+
 def test_server_that_believes_proxy_headers_of_strangers_is_open():
     class BelievesProxy(Manners):
         client = ""
@@ -191,6 +211,41 @@ def test_server_that_ends_mail_at_a_bare_lf_is_caught_smuggling():
     assert {901, 902} <= found(report, CaseVerdict.ACCEPTED)
     assert found(report, CaseVerdict.ACCEPTED) <= {901, 902, 903}
     assert world.relayed
+
+
+def test_server_that_hangs_up_on_a_bare_lf_refuses_the_smuggling():
+    class NoBareLf(Manners):
+        """As sendmail 8.18 does."""
+
+        def is_ours(self, path):
+            return path.lower().startswith("<postmaster")
+
+        async def content(self):
+            whole = b""
+            while not whole.endswith(b"\r\n.\r\n"):
+                whole += await self.reader.readexactly(1)
+                if whole.endswith(b"\n") and not whole.endswith(b"\r\n"):
+                    self.writer.write(b"421 4.5.0 Bare linefeed (LF) not allowed\r\n")
+                    raise Closed
+            return whole
+
+    report, _ = run(NoBareLf, numbers=frozenset({101, 901, 902, 903}))
+    assert report.verdict is HostVerdict.CLOSED, report.words
+    assert found(report, CaseVerdict.REFUSED) == {101, 901, 902, 903}
+
+
+def test_collector_that_is_tested_itself_gets_no_verdict():
+    class Collector(Manners):
+        async def greet(self):
+            await self.say(f"220 collector.test {COLLECTOR_BANNER}")
+
+        def is_let_through(self, path):
+            return is_plain(path)
+
+    report, world = run(Collector)
+    assert report.verdict is HostVerdict.UNKNOWN
+    assert "this is the collector of a relay test" in report.words
+    assert not world.relayed
 
 
 # --- servers without patience

@@ -11,16 +11,13 @@ from pathlib import Path
 from posthouse.config import Config, ConfigError, ListenerSettings
 from posthouse.net.server import ServerProtocol
 from posthouse.smtp.server import ServerConnection, ServerSettings
-from posthouse.tester.collector import CollectorFault, Receipt
+from posthouse.tester.collector import COLLECTOR_BANNER, CollectorFault, Receipt
 from posthouse.tester.receipts import RECEIPTS_FILE, ReceiptStore
 from posthouse.tester.reception import MOST_RECIPIENTS, CollectorDesk, Rate, Reception
 from posthouse.tester.token import KeyFault, TokenKey, load_key, make_key
 
 KEY_FILE = Path("tester") / "key"
 """Where the testers' key is, below the data directory, unless the configuration names another."""
-
-BANNER = "Posthouse collector: takes probes of relay tests, relays nothing"
-"""In its greeting, so that whoever tests a collector knows that a probe it takes has not been relayed."""
 
 MESSAGE_OCTETS = 1_000_000
 """The largest probe that is taken: ours are small, and a notice about one returns it at most."""
@@ -99,7 +96,7 @@ def collector_engine(config: Config, listener: ListenerSettings) -> ServerSettin
     """What a collector offers: everything a relay may want to use, but no login and no large mail."""
     return ServerSettings(
         hostname=config.hostname,
-        banner=BANNER,
+        banner=COLLECTOR_BANNER,
         size_limit=MESSAGE_OCTETS,
         header_limit=config.limits.header_size,
         starttls=listener.tls is not None and not listener.tls.implicit,

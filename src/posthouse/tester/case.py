@@ -135,6 +135,11 @@ class Case(msgspec.Struct, frozen=True):
         return self.forward_path.endswith(_OWN_DOMAINS) and not self.names_third_party_plainly
 
     @property
+    def may_forward(self) -> bool:
+        """Its recipient may be a mailbox of the host's own, or an alias that forwards to whom the local part names."""
+        return self.right is Right.LOCAL and self.may_be_local and "{third_domain}" in self.forward_path
+
+    @property
     def ends_at_rcpt(self) -> bool:
         """A mailbox of the host's own that carries no token: once it is accepted, no content could tell more."""
         return self.right is Right.LOCAL and "{third" not in self.forward_path and not self.notice
@@ -215,6 +220,8 @@ def _smuggled(number: int, name: str, ending: str, history: str) -> Case:
 
 _ALL_TESTERS = "every tester's first case; sendmail before 8.9 relayed for anyone, and so does any server whose networks are too wide"
 _PERCENT = "sendmail with FEATURE(relay_local_from) or %-routing on, Postfix with allow_percent_hack and loose checks"
+_FORWARDER = "aliases and mailing lists that forward to whom the local part names: user=domain, as VERP writes it; else a mailbox"
+_SRS = "forwarders that undo the Sender Rewriting Scheme without checking its signature: a mailbox, or an open relay"
 _BANG = "sendmail and smail with UUCP routing; Postfix with swap_bangpath and loose checks"
 _ROUTE = "servers that follow the routes of RFC 821: sendmail before 8.9, Exchange 5.5, old Lotus and Novell gateways"
 _DOUBLE_AT = "Exchange 5.5 and Lotus Domino, which looked at the last domain and delivered to the first"
@@ -252,6 +259,8 @@ CASES: tuple[Case, ...] = (
     _recipient(208, "percent hack at localhost", "<{third_local}%{third_domain}@localhost>", _PERCENT),
     _recipient(209, "percent hack at [127.0.0.1]", "<{third_local}%{third_domain}@[127.0.0.1]>", _PERCENT),
     _recipient(210, "percent hack behind a source route", "<@{target_domain}:{third_local}%{third_domain}@{target_name}>", _PERCENT),
+    _recipient(211, "equals sign at the target's domain", "<{third_local}={third_domain}@{target_domain}>", _FORWARDER, Right.LOCAL),
+    _recipient(212, "SRS without its check, at the target's domain", "<SRS0=AAAA=AA={third_domain}={third_local}@{target_domain}>", _SRS, Right.LOCAL),
     # Bang path
     _recipient(301, "bang path", "<{third_domain}!{third_local}>", _BANG),
     _recipient(302, "bang path at the target's domain", "<{third_domain}!{third_local}@{target_domain}>", _BANG),

@@ -17,6 +17,10 @@ POLL_SECONDS = 0.25
 """Between two looks for receipts."""
 
 
+COLLECTOR_BANNER = "Posthouse collector: takes probes of relay tests, relays nothing"
+"""In a collector's greeting, so that whoever tests a collector knows that a probe it takes has not been relayed."""
+
+
 class CollectorFault(Exception):
     """The collector can't be asked now; the text is one sentence. It says nothing about what has arrived."""
 

@@ -17,7 +17,7 @@ from posthouse.net.tls import lenient_context
 from posthouse.tester.case import CASES, Case
 from posthouse.tester.collector import POLL_SECONDS, CollectorClient, CollectorFault, Receipt
 from posthouse.tester.dialogue import Patience
-from posthouse.tester.event import EventKind, ProbeEvent
+from posthouse.tester.event import EventKind, ProbeEvent, ignore
 from posthouse.tester.message import Tester
 from posthouse.tester.naming import NamingSettings
 from posthouse.tester.remedy import find_remedy, recognise_software
@@ -32,6 +32,7 @@ from posthouse.tester.verdict import (
     HostVerdict,
     Refusal,
     Stage,
+    doubtful_mailboxes,
     judge_case,
     judge_host,
 )
@@ -41,8 +42,9 @@ IMPLICIT_TLS_PORTS = frozenset({465})
 NO_THIRD_PARTY = "relay-test@example.com"
 """Whom probes go to where no collector takes part: a domain that exists and takes no mail (RFC 2606, RFC 7505)."""
 
-NOTICE_SECONDS = 3.0
-"""How long the collector is asked when nothing but mail to the host's own mailboxes was accepted."""
+NOTICE_SECONDS = 8.0
+"""How long the collector is asked when nothing but mail to the host's own mailboxes was accepted: a notice, a forwarder that
+sends to whom the local part names, or a host behind this one that falls for a false end of data may still show."""
 
 STRAGGLER_SECONDS = 5.0
 """How long further probes are waited for behind each that arrived: the host is proven open, the rest makes the table whole."""
@@ -84,10 +86,6 @@ def own_name() -> str:
     """What this machine calls itself, fit for EHLO."""
     name = socket.getfqdn().strip(".").lower()
     return name if "." in name and not name.endswith(".arpa") else "localhost.localdomain"
-
-
-def ignore(_event: ProbeEvent) -> None:
-    """Nobody watches."""
 
 
 async def probe(
@@ -337,6 +335,12 @@ def _host_words(verdict: HostVerdict, results: Sequence[CaseResult], given_up: s
         return (
             f"no verdict: it accepted {_cases(numbers[CaseVerdict.ACCEPTED])} (accepted, delivery not observed), but it accepts "
             "any mailbox of its own, and these may be such; a collector can tell"
+        )
+    doubtful = doubtful_mailboxes(CASES, {r.number: r.verdict for r in results})
+    if not numbers[CaseVerdict.UNKNOWN] and doubtful:
+        return (
+            f"no verdict: it refuses mailboxes that it doesn't have, and yet accepted {_cases(doubtful)}: an alias may forward "
+            "them to anybody, though nothing has arrived; see where they go"
         )
     words = _cases(numbers[CaseVerdict.UNKNOWN])
     why = next((r.words or r.reply for r in results if r.verdict is CaseVerdict.UNKNOWN), "nothing was refused")

@@ -19,8 +19,9 @@ from posthouse.smtp.driving import LocalProtocolError
 from posthouse.smtp.reply import Reply
 from posthouse.tester.case import Case, Way
 from posthouse.tester.certificate import note_tls
-from posthouse.tester.dialogue import KEPT_OCTETS, WORDS, Approach, Dialogue, Patience, open_dialogue
-from posthouse.tester.event import EventKind, ProbeEvent
+from posthouse.tester.collector import COLLECTOR_BANNER
+from posthouse.tester.dialogue import KEPT_OCTETS, WORDS, Approach, Dialogue, Patience, nobody_hears, open_dialogue
+from posthouse.tester.event import EventKind, ProbeEvent, ignore
 from posthouse.tester.naming import Namer, NamingSettings, is_host_name
 from posthouse.tester.plan import Pending, Plan
 from posthouse.tester.report import Reach, SessionTranscript, Target, TlsNoted
@@ -38,6 +39,10 @@ SYNTAX_ERRORS = 3
 MOST_SESSIONS = 16
 SLOW_SECONDS = 0.8
 
+_IS_COLLECTOR = (
+    "by its greeting this is the collector of a relay test, which takes the probes itself and so can't be told from a relay; "
+    "test the hosts that relay, or this host's other ports"
+)
 _BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0)
 _DEFERRALS = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0)
 _ODD_DEFERRALS = 2
@@ -221,7 +226,7 @@ class Sessions:
             approach,
             self._left(),
             settings.began,
-            lambda line: self._tell(EventKind.LINE, number, line),
+            nobody_hears if self._on_event is ignore else lambda line: self._tell(EventKind.LINE, number, line),
             first,
             max(0, min(KEPT_OCTETS, settings.dialogue_octets - self._kept)),
         )
@@ -231,6 +236,9 @@ class Sessions:
         case = left[0].case
         reply = await dialogue.greet()
         self.banner = self.banner or reply.text[:WORDS]
+        if COLLECTOR_BANNER in reply.text:
+            self.given_up = _IS_COLLECTOR
+            return False
         self.local_address = dialogue.channel.local_address
         self.namer.come_from(self.local_address)
         if reply.code >= 400:
@@ -292,7 +300,8 @@ class Sessions:
         """Settles the case, or has it said again; False when the session is over."""
         lines = (said.mail, said.rcpt)
         reply = answer.reply
-        if reply.code == 421 or (answer.refusal is Refusal.CLIENT and reply.code >= 400 and errors):
+        is_farewell = reply.code == 421 and answer.refusal is not Refusal.RELAYING
+        if is_farewell or (answer.refusal is Refusal.CLIENT and reply.code >= 400 and errors):
             # The host has had enough of this session; it is no answer to the case.
             self._again(pending, f"the host ended the session: {reply}", errors, number, answer)
             return False
@@ -418,6 +427,8 @@ class Sessions:
         self._on_settled(settled)
 
     def _tell(self, kind: EventKind, session: int = -1, line: str = "", seconds: float = 0.0) -> None:
+        if self._on_event is ignore:
+            return
         self._on_event(ProbeEvent(kind, time.monotonic() - self._settings.began, session, line, None, seconds))
 
     def _left(self) -> float:

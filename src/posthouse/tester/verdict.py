@@ -7,7 +7,7 @@ refuses the tester itself (a blocklist, a greylist, a full disk) has not said wh
 
 import enum
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -229,7 +229,8 @@ def judge_host(cases: Sequence[Case], verdicts: Iterable[tuple[int, CaseVerdict]
 
     `verdicts` are case numbers and verdicts; a case without one makes "closed" impossible, and so does a test in which
     nothing at all was refused. Without a collector, odd mailboxes of the host's own prove nothing where the host has taken
-    mail for a mailbox that can't exist: it takes any.
+    mail for a mailbox that can't exist: it takes any. A host that knows its mailboxes and yet takes one whose name is somebody
+    else's address may be forwarding to him.
     """
     found = dict(verdicts)
     takes_any = any(case.notice and found.get(case.number) in _TAKEN for case in cases)
@@ -238,7 +239,14 @@ def judge_host(cases: Sequence[Case], verdicts: Iterable[tuple[int, CaseVerdict]
         return HostVerdict.OPEN
     if any(case.number not in found for case in cases) or not NO_PROOF.isdisjoint(found.values()):
         return HostVerdict.UNKNOWN
+    if not takes_any and doubtful_mailboxes(cases, found):
+        return HostVerdict.UNKNOWN
     return HostVerdict.CLOSED if CaseVerdict.REFUSED in found.values() else HostVerdict.UNKNOWN
+
+
+def doubtful_mailboxes(cases: Iterable[Case], found: Mapping[int, CaseVerdict]) -> tuple[int, ...]:
+    """The numbers of cases whose mailboxes were accepted and may be aliases that forward to anybody."""
+    return tuple(case.number for case in cases if case.may_forward and found.get(case.number) is CaseVerdict.LOCAL)
 
 
 _TAKEN = frozenset({CaseVerdict.LOCAL, CaseVerdict.BOUNCED})

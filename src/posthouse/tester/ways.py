@@ -4,6 +4,7 @@ A case is asked in a dialogue that is open and, unless its way begins before tha
 peer that is lost on the way is a PeerLost.
 """
 
+import re
 import socket
 import struct
 from collections.abc import Awaitable, Callable
@@ -19,6 +20,7 @@ from posthouse.tester.dialogue import Dialogue
 from posthouse.tester.verdict import Answer, Refusal, Stage, read_refusal
 
 _POSTMASTER = b"RCPT TO:<postmaster>"
+_line_ends = re.compile(r"\bbare\b|line ?feed|carriage return|<(?:LF|CR)>|\b(?:LF|CR)\b").search
 _SMUGGLED_REPLIES = 40
 """More than any false end of data can bring forth before QUIT."""
 
@@ -304,7 +306,9 @@ def _read_smuggled(replies: list[Reply]) -> Answer:
     """One reply (and that to QUIT): the whole was one mail. Otherwise those to MAIL, RCPT, DATA and the content follow."""
     answers = [reply for reply in replies if reply.code not in (221, 421)]
     if not answers:
-        return Answer(Stage.CONTENT, replies[0], Refusal.LATER)
+        # sendmail hangs up on whoever says a bare LF: 421, and yet an answer for good.
+        is_about_ends = _line_ends(replies[0].text) is not None
+        return Answer(Stage.CONTENT, replies[0], Refusal.RELAYING if is_about_ends else Refusal.LATER)
     if len(answers) == 1:
         whole = answers[0]
         if whole.code < 300:
