@@ -40,4 +40,6 @@ class Transcript:
 def _text(line: bytes) -> str:
     """Nothing in it can move a terminal's cursor."""
     text = line.rstrip(b"\r")[:_LONGEST_LINE].decode("utf-8", "backslashreplace")
+    if text.isprintable():
+        return text
     return "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in text)

@@ -29,6 +29,10 @@ WORDS = 500
 Hear = Callable[[str], None]
 
 
+def nobody_hears(_line: str) -> None:
+    """For a dialogue that nobody watches."""
+
+
 class Patience(msgspec.Struct, frozen=True):
     """Seconds that a host is given: to accept a connection, to answer, to answer the end of the content."""
 
@@ -66,6 +70,7 @@ class TimedTranscript(Transcript):
         self.is_flooded = False
         self.kept_octets = 0
         self._keeps = keeps
+        self._is_idle = not keeps and hear is nobody_hears
         self._octets_received = 0
         self.hides_sent = False
         """What is sent now is content: not kept."""
@@ -76,12 +81,13 @@ class TimedTranscript(Transcript):
 
     def note(self, words: str) -> None:
         """Something that is no line of either side."""
-        super().note(words)
-        self._stamp()
+        if not self._is_idle:
+            super().note(words)
+            self._stamp()
 
     def sent(self, octets: bytes) -> None:
         """Whole lines of ours."""
-        if self.hides_sent:
+        if self.hides_sent or self._is_idle:
             return
         super().sent(octets)
         self._stamp()
@@ -91,8 +97,9 @@ class TimedTranscript(Transcript):
         self._octets_received += len(octets)
         if self.is_flooded:
             return
-        super().received(octets[:MOST_OCTETS])
-        self._stamp()
+        if not self._is_idle:
+            super().received(octets[:MOST_OCTETS])
+            self._stamp()
         if self._octets_received > MOST_OCTETS:
             self.is_flooded = True
             self.on_flood()
