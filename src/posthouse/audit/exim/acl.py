@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from posthouse.audit.exim.expansion import Chosen, Failed
+from posthouse.audit.exim.expansion import Chosen, Errs, Failed
 from posthouse.audit.exim.lists import Lists
 from posthouse.audit.exim.reading import Condition, Place, Statement, Text, Unclear, inline_acl
 from posthouse.audit.exim.session import UNKNOWN, Session, Truth, truth
@@ -46,6 +46,7 @@ class Outcome(msgspec.Struct, frozen=True):
     place: Place
     session: Session
     doubts: Doubts = ()
+    is_deferred: bool = False
 
 
 RecipientVerifies = Callable[[Session], Truth]
@@ -92,18 +93,24 @@ class AclWalk:
             yield Outcome(False, last, session, doubts)
             return
         statement = statements[at]
-        for held, is_past_endpass, after, learnt, doubt in self._statement(statement, session, assumed, depth):
-            self.steps += 1
-            if self.steps > _MOST_STEPS:
-                words = "the ACL has too many ways through to judge"
-                yield Outcome(True, statement.place, session, (Doubt("", True, statement.place, words),))
-                return
-            now = (*doubts, *doubt)
-            decided = _decide(statement.verb, held, is_past_endpass)
-            if decided is not None:
-                yield Outcome(decided, statement.place, after, now)
+        try:
+            for held, is_past_endpass, after, learnt, doubt in self._statement(statement, session, assumed, depth):
+                self.steps += 1
+                now = (*doubts, *doubt)
+                decided = _decide(statement.verb, held, is_past_endpass)
+                if self.steps > _MOST_STEPS:
+                    words = "the ACL has too many ways through to judge"
+                    yield Outcome(True, statement.place, session, (Doubt("", True, statement.place, words),))
+                    return
+                if decided is not None:
+                    yield Outcome(decided, statement.place, after, now, is_deferred=statement.verb == "defer")
+                else:
+                    yield from self._from(statements, at + 1, after, learnt, now, depth)
+        except Errs:
+            if statement.verb == "warn":  # nothing comes of it
+                yield from self._from(statements, at + 1, session, assumed, doubts, depth)
             else:
-                yield from self._from(statements, at + 1, after, learnt, now, depth)
+                yield Outcome(False, statement.place, session, doubts, is_deferred=True)
 
     def _statement(
         self, statement: Statement, session: Session, assumed: dict[str, Truth], depth: int
@@ -206,7 +213,9 @@ class AclWalk:
         if name.partition(" ")[0] in self.lists.configuration.acls:
             name = name.partition(" ")[0]  # what follows are its arguments
         found = list(self._run(Text(name, place), session, {}, (), depth + 1))
-        answers = {one.is_accepted for one in found}
+        if all(one.is_deferred for one in found):
+            raise Errs  # the statement that asks defers with it
+        answers = {one.is_accepted for one in found if not one.is_deferred}
         doubts = [doubt for one in found for doubt in one.doubts]
         if len(answers) == 1 and _covers([one.doubts for one in found]):
             return truth(answers.pop())

@@ -19,6 +19,10 @@ class Failed(Exception):
     """A forced failure: what asked declines."""
 
 
+class Errs(Exception):
+    """Exim would find an error here and answer with a temporary refusal."""
+
+
 class Chosen(Exception):
     """The text hangs on what the client writes or the day brings: it can be either way."""
 
@@ -43,18 +47,20 @@ class Expander:
         return _Expansion(self, session, place, text).until("")
 
     def is_true(self, text: str, session: Session, place: Place) -> Truth:
-        """The value of `condition = text`."""
+        """The value of `condition = text`. Errs when it is neither true nor false."""
         try:
             value = self.expand(text, session, place).strip().lower()
         except Failed:
             return Truth.NO
         except Chosen:
             return Truth.CHOICE
-        if value in ("", "0", "no", "false"):
+        if value in ("", "no", "false"):
             return Truth.NO
-        if value in ("yes", "true") or value.lstrip("-").isdigit():
+        if value in ("yes", "true"):
             return Truth.YES
-        raise Unclear(place, f'the condition comes to "{value}", which is neither true nor false')
+        if re.fullmatch(r"-?\d+", value):
+            return truth(int(value) != 0)
+        raise Errs
 
 
 class _Expansion:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from posthouse.audit.exim.expansion import Chosen, Failed
+from posthouse.audit.exim.expansion import Chosen, Errs, Failed
 from posthouse.audit.exim.lists import Lists, items
 from posthouse.audit.exim.reading import Driver, Place, Unclear
 from posthouse.audit.exim.session import Session, Truth
@@ -44,8 +44,11 @@ class Router:
             if router.is_set("verify_only"):
                 continue
             stripped = self._affixes(router, session)
-            if stripped is None or not self._applies(router, stripped):
-                continue
+            try:
+                if stripped is None or not self._applies(router, stripped):
+                    continue
+            except Errs:
+                break
             taken = self._take(router, stripped, depth)
             if taken is None:
                 if not router.is_set("more", default=True):
