@@ -103,7 +103,9 @@ def test_message_is_not_due_before_whoever_accepted_it_is_told(tmp_path):
     _play(scene)
 
 
-def test_outcomes_ride_with_the_next_batch(tmp_path):
+def test_outcomes_that_have_waited_ride_with_the_next_batch(tmp_path, monkeypatch):
+    monkeypatch.setattr("posthouse.spool.batch.FATES_AFTER", 0.0)
+
     async def scene():
         with sqlite_spool(tmp_path / "1") as spool:
             (one,) = await accept_many(spool, 1)
@@ -113,6 +115,40 @@ def test_outcomes_ride_with_the_next_batch(tmp_path):
             assert seen.count("COMMIT") == 1
             with pytest.raises(KeyError):
                 spool.load(one)
+
+    _play(scene)
+
+
+def test_young_outcomes_wait_for_company_while_mail_comes_in(tmp_path, monkeypatch):
+    monkeypatch.setattr("posthouse.spool.batch.FATES_AFTER", 60.0)
+    monkeypatch.setattr("posthouse.spool.batch.FATES_TOGETHER", 3)
+
+    async def scene():
+        with sqlite_spool(tmp_path / "1") as spool:
+            first, second, third = await accept_many(spool, 3)
+            spool.record([relayed(first), relayed(second)])
+            await accept_many(spool, 1)
+            assert spool.load(first)
+            spool.record([relayed(third)])
+            await accept_many(spool, 1)
+            for one in (first, second, third):
+                with pytest.raises(KeyError):
+                    spool.load(one)
+
+    _play(scene)
+
+
+def test_outcomes_are_on_record_in_time_however_much_mail_comes_in(tmp_path):
+    async def scene():
+        with sqlite_spool(tmp_path / "1") as spool:
+            (one,) = await accept_many(spool, 1)
+            spool.record([relayed(one)])
+            async with asyncio.timeout(20):
+                while (
+                    one in {waiting.queue_id for waiting in spool.pending(one)}
+                    or len(events_of(tmp_path / "1", one)) < 2
+                ):
+                    await accept_many(spool, 1)
 
     _play(scene)
 
@@ -564,15 +600,18 @@ def test_history_forgets_days_and_stays_in_size(tmp_path):
         with sqlite_spool(tmp_path / "1", settings=settings, clock=lambda: now[0]) as spool:
             history = tmp_path / "1" / "history"
             (first,) = await accept_many(spool, 1)
+            spool.flush()
             for n in range(5):
                 now[0] = NOW + n * day
                 spool._commit.tend()
                 spool._commit.quiesce()
                 await accept_many(spool, 1)
+                spool.flush()
             assert len(list(history.glob("*.db"))) == 3
             assert events_of(tmp_path / "1", first) == []
             for _ in range(25):  # a day that is busier than the size allows
                 await accept_many(spool, 100)
+                spool.flush()
                 spool._batches.history._since_checkpoint = 1 << 20
                 spool._commit.tend()
                 spool._commit.quiesce()
@@ -591,6 +630,7 @@ def test_damaged_history_is_set_aside_and_refuses_no_mail(tmp_path):
     async def scene():
         with sqlite_spool(tmp_path / "1") as spool:
             (one,) = await accept_many(spool, 1)
+            spool.flush()
             assert len(events_of(tmp_path / "1", one)) == 1
             assert spool.state.history_errors == 1
 

@@ -44,7 +44,13 @@ SPACE_OCTETS = 64 * 1024 * 1024
 """Octets taken in after which it is read sooner."""
 
 _VACUUM_PAGES = 64  # of one step: some 20 ms
+_VACUUM_PAGES_WHEN_FULL = 1024
 _VACUUM_ABOVE = 4096  # free pages (16 MB) that are left for the next burst
+
+FATES_AFTER = 0.03
+FATES_TOGETHER = 512
+"""Outcomes need no sync of their own, and cost half when many of one stretch of the tables go at once: a batch with mail coming in
+takes them along only when the oldest is so many seconds old, or there are so many. With the timer they are on record in time."""
 
 _MOVES = 32
 _ALL = 1 << 30
@@ -155,6 +161,7 @@ class Batches:
         self._texts: list[str] = []
         self._acts: list[Act | Correction] = []
         self._most_fates = _ALL
+        self._fates_since = 0.0
         self._moves: list[tuple[int, str, bytes]] = []
         self._pages = 0
         self._orphans: list[str] = []
@@ -169,7 +176,9 @@ class Batches:
         self.incoming_octets += incoming.prepared.message.size_bytes
 
     def add_fates(self, fates: Sequence[Fate]) -> None:
-        """Outcomes for the next batch."""
+        """Outcomes for one of the next batches."""
+        if not self.fates:
+            self._fates_since = time.monotonic()
         self._texts += [encode_event(attempted_event(fate)) for fate in fates]
         self.fates += fates
 
@@ -204,13 +213,16 @@ class Batches:
         if self.reserve.is_spent and self._incoming:
             self._refuse_incoming(SpoolFull(f"the disk of {self._directory} is full; free some space"))
         batch = self._gather()
-        if not batch.has_rows and not self.history.has_waiting:
+        if not batch.has_rows and not self.has_history:
             return None
         try:
             if batch.has_rows:
                 self._write_rows(batch)
             self._note(batch)
-            self.history.write()  # first: a message that has left the queue is never without its end
+            if batch.fates or batch.acts or not batch.incoming:
+                self._write_history()  # first: a message that has left the queue is never without its end
+            else:
+                self._later(FATES_AFTER)
             if batch.has_rows and not batch.chunks:
                 self.connection.execute("COMMIT")
         except sqlite3.Error as error:
@@ -228,8 +240,18 @@ class Batches:
         batch.seconds = -time.perf_counter()  # until its end is added
         return batch
 
+    @property
+    def has_history(self) -> bool:
+        """Something is to be written there, and there is room for it."""
+        return self.history.has_waiting and not self.reserve.is_spent
+
+    def _write_history(self) -> None:
+        """On a full disk it waits: the reserve is for what makes room again."""
+        if not self.reserve.is_spent:
+            self.history.write()
+
     def _gather(self) -> Batch:
-        most = self._most_fates
+        most = self._most_fates if self._are_fates_due() else 0
         batch = Batch(self._incoming, self.fates[:most], self._texts[:most], self._acts)
         batch.moves, self._moves = self._moves, []
         batch.has_rows |= bool(batch.moves)
@@ -237,8 +259,16 @@ class Batches:
         self._incoming, self._acts = [], []
         self.incoming_octets = 0
         if self.fates:
-            self._later(0.0)
+            self._later(0.0 if most else FATES_AFTER)
         return batch
+
+    def _are_fates_due(self) -> bool:
+        return (
+            not self._incoming
+            or bool(self._acts)
+            or len(self.fates) >= FATES_TOGETHER
+            or time.monotonic() - self._fates_since >= FATES_AFTER
+        )
 
     def _refuse_incoming(self, error: SpoolError) -> None:
         batch = Batch(self._incoming, [], [], [])
@@ -412,6 +442,9 @@ class Batches:
         if self._orphans:
             orphans, self._orphans = self._orphans, []
             self.files.remove(orphans)
+        if self.reserve.is_spent:
+            # What is cut off the end of the database need not be copied there from the log: that would take room.
+            self._vacuum(_VACUUM_PAGES_WHEN_FULL)
         if self._pages >= CHECKPOINT_PAGES:
             self._pages = 0  # what a reader's snapshot keeps in the log is tried again after as many pages
             self._run("PRAGMA wal_checkpoint(PASSIVE)", "checkpointing")
@@ -419,7 +452,7 @@ class Batches:
         if self.history.wants_upkeep(now):
             self.history.upkeep(now)
         if is_idle and self.space.reusable_bytes > _VACUUM_ABOVE * PAGE_SIZE:
-            self._vacuum()
+            self._vacuum(_VACUUM_PAGES)
         self._read_space()
         if self.reserve.is_spent and not self.fates:
             self._run("PRAGMA wal_checkpoint(TRUNCATE)", "checkpointing")
@@ -431,15 +464,15 @@ class Batches:
         """Much of the database is free pages: give some back to the filesystem while nothing else is to do."""
         return self.space.reusable_bytes > _VACUUM_ABOVE * PAGE_SIZE
 
-    def _vacuum(self) -> None:
+    def _vacuum(self, pages: int) -> None:
         """`execute` would free a single page: the statement wants to be stepped, which `executescript` does."""
         try:
-            self.connection.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
+            self.connection.executescript(f"PRAGMA incremental_vacuum({pages})")
         except sqlite3.Error as error:
             fault = spool_error(error, "giving free pages back")
             if isinstance(fault, SpoolBroken):
                 raise fault from error
-        self._pages += 2 * _VACUUM_PAGES
+        self._pages += 2 * pages
 
     def _run(self, statement: str, doing: str) -> None:
         """A full disk is no end here: what was acknowledged is in the log, and stays there."""

@@ -316,7 +316,7 @@ class SqliteSpool:
         if self._loop is None or self._commit.phase in {Phase.BROKEN, Phase.CLOSED}:
             return
         batches = self._batches
-        if self._commit.phase is Phase.IDLE and (batches.history.has_waiting or batches.compact()):
+        if self._commit.phase is Phase.IDLE and (batches.has_history or batches.compact()):
             self._commit.want()
         else:
             self._commit.tend()
