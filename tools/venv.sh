@@ -1,15 +1,16 @@
 # Sourced by ./posthouse, ./run-tests and .ci/run: one virtual environment in the checkout, filled from a lock file.
 
-# prepare_venv CHECKOUT LOCKFILE: installs what the lock file names, and Posthouse from src/. Costs nothing when done before.
+# prepare_venv CHECKOUT LOCKFILE [DIRECTORY PYTHON]: installs what the lock file names, and Posthouse from src/, into DIRECTORY
+# (CHECKOUT/.venv), which PYTHON (python3) makes. Costs nothing when done before.
 prepare_venv() {
-    venv=$1/.venv
+    venv=${3:-$1/.venv} interpreter=${4:-python3}
     stamp=$venv/.installed-from-$2
     if [ ! -x "$venv/bin/python" ]; then
-        python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-            echo "posthouse: needs Python 3.11 or newer as python3; this is $(python3 --version 2>&1)" >&2
+        "$interpreter" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+            echo "posthouse: needs Python 3.11 or newer as python3; this is $("$interpreter" --version 2>&1)" >&2
             return 2
         }
-        python3 -m venv "$venv" || {
+        "$interpreter" -m venv "$venv" || {
             rm -rf "$venv"
             echo "posthouse: python3 cannot make a virtual environment here; on Debian and Ubuntu: apt-get install python3-venv" >&2
             return 2
