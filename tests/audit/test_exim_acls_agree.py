@@ -15,7 +15,6 @@ from posthouse.audit.exim.session import Session
 pytestmark = [pytest.mark.peer, pytest.mark.slow]
 
 CONDITIONS = [
-    r"",
     r"hosts = *",
     r"hosts = :",
     r"hosts = 192.0.2.0/24 : 203.0.113.9",
@@ -54,9 +53,7 @@ CONDITIONS = [
     r"condition = ${if match_ip{$sender_host_address}{<; 192.0.2.0/24; 10.0.0.0/8}}",
     r"condition = ${sg{$local_part}{^u.*\$}{yes}}",
     r"condition = ${local_part:$sender_address}",
-    r"",
-][1:-1]
-CONDITIONS = _CONDITIONS.strip().splitlines()
+]
 VERBS = ("accept", "accept", "deny", "deny", "require", "warn", "drop", "defer")
 TEXT = """\
 primary_hostname = own.test
