@@ -115,6 +115,14 @@ def place_dovecot_module() -> None:
     fresh.replace(DOVECOT_MODULE)
 
 
+def is_known(peer: str) -> bool:
+    """Whether this distribution has the peer at all: Ubuntu has Chromium as a snap only."""
+    asked = subprocess.run(["apt-cache", "show", *PEERS[peer]], capture_output=True, check=False)
+    if asked.returncode:
+        print(f"peers: this distribution has no {' or '.join(PEERS[peer])}: what needs it is skipped", file=sys.stderr)
+    return not asked.returncode
+
+
 def unpack_all() -> None:
     """Every peer; apt's lists are brought up to date only when a download fails with those that are there."""
     try:
@@ -123,7 +131,8 @@ def unpack_all() -> None:
     except subprocess.CalledProcessError:
         apt("update")
         for peer in PEERS:
-            unpack(peer)
+            if is_known(peer):
+                unpack(peer)
     make_users()
     place_dovecot_module()
 
