@@ -14,8 +14,8 @@ from fault_oracle import Findings
 from fault_run import Run, run
 from fault_syscalls import is_alive
 
-DISK_MEGABYTES = 90.0
-"""Of which the relay reserves 32 for outcomes."""
+DISK_MEGABYTES = 200.0
+"""Of which the relay reserves 32 for outcomes, and may use 64 each for its log and for a content file that is not sealed yet."""
 
 SIZES = (300,) * 6 + (30_000,) * 3 + (120_000,)
 
@@ -85,14 +85,14 @@ def fill_often(
             sizes=SIZES,
             retry="0.3s",
             free_space=guard,
-            pause=0.002,
+            pause=0.02 if kind == "guard" else 0.002,  # so that no second of load fills what is left of it
         ) as going,
     ):
         pid = going.victims.start()
         done = Fulls(going.judge_now(), cycles)
         for number in range(cycles):
             _wait_until_taken(going)
-            with without_inodes(disk) if kind == "inodes" else filled(disk, leave=guard // 2):
+            with without_inodes(disk) if kind == "inodes" else filled(disk, leave=guard * 3 // 4):
                 began = time.monotonic()
                 done.times_refused += _wait_until(lambda: _is_refused(going), 4)
                 done.slowest_refusal = max(done.slowest_refusal, time.monotonic() - began)
