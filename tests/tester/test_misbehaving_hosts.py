@@ -9,6 +9,7 @@ import pytest
 import trustme
 
 from posthouse.tester import message
+from posthouse.tester.case import CASES, Way
 from posthouse.tester.collector import COLLECTOR_BANNER
 from posthouse.tester.dialogue import Patience
 from posthouse.tester.prober import ProberSettings, probe
@@ -16,6 +17,7 @@ from posthouse.tester.report import Reach, Report, Target
 from posthouse.tester.verdict import CaseVerdict, HostVerdict
 from rude_servers import Closed, Manners, serving
 
+SMUGGLED = frozenset(case.number for case in CASES if case.way is Way.SMUGGLED)
 PLAIN = frozenset({101, 102, 103, 201, 301, 401, 501, 601})
 TESTER = message.Tester("tester.test", "postmaster@tester.test")
 
@@ -210,6 +212,62 @@ def test_server_that_ends_mail_at_a_bare_lf_is_caught_smuggling():
     report, world = run(BareLf)
     assert {901, 902} <= found(report, CaseVerdict.ACCEPTED)
     assert found(report, CaseVerdict.ACCEPTED) <= {901, 902, 903}
+    assert world.relayed
+
+
+def test_postmaster_of_a_server_that_sees_through_the_smuggling_gets_one_mail_of_it():
+    mails: list[bytes] = []
+
+    class OneMail(Manners):
+        def accept(self, content):
+            mails.append(content)
+            return super().accept(content)
+
+    report, world = run(OneMail, numbers=frozenset({101, *SMUGGLED}))
+    assert report.verdict is HostVerdict.CLOSED, report.words
+    assert found(report, CaseVerdict.LOCAL) == SMUGGLED
+    assert len(mails) == 1
+    assert world.connections == 2
+
+
+@pytest.mark.parametrize("number", sorted(SMUGGLED))
+def test_next_server_that_takes_one_false_end_for_true_finds_that_case_behind_it(number):
+    mails: list[bytes] = []
+
+    class Front(Manners):
+        def accept(self, content):
+            mails.append(content)
+            return super().accept(content)
+
+    report, _ = run(Front, numbers=frozenset({101, *SMUGGLED}))
+    ending = next(case.ending for case in CASES if case.number == number).encode()
+    _, _, behind = mails[0].partition(ending)
+    said = next(result.said for result in report.results if result.number == number)
+    lines = behind.split(b"\r\n")
+    assert [line.decode() for line in lines[:2]] == list(said)
+    assert lines[2] == b"DATA"
+    assert f"case {number}, ".encode() in behind.partition(b"Date: ")[0]
+
+
+def test_server_that_takes_one_false_end_of_several_is_told_which():
+    class CrOnly(Manners):
+        """Takes CR . CR for the end, and behind it whatever comes."""
+
+        smuggled = False
+
+        async def content(self):
+            whole = b""
+            while not whole.endswith((b"\r\n.\r\n", b"\r.\r")):
+                whole += await self.reader.readexactly(1)
+            self.smuggled = not whole.endswith(b"\r\n.\r\n")
+            return whole
+
+        def is_let_through(self, path):
+            return self.smuggled and is_plain(path)
+
+    report, world = run(CrOnly)
+    assert found(report, CaseVerdict.ACCEPTED) == {904}
+    assert found(report, CaseVerdict.LOCAL) >= SMUGGLED - {904}
     assert world.relayed
 
 

@@ -3,14 +3,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posthouse.tester.case import CASES
+from posthouse.tester.case import CASES, Way
 from posthouse.tester.plan import Plan
 
 
 def test_cases_that_need_a_session_of_their_own_get_one():
     plan = Plan(CASES, errors_borne=8)
     while batch := plan.take(0.0):
-        assert len(batch) == 1 or not any(one.is_alone for one in batch)
+        assert len(batch) == 1 or not any(one.is_alone for one in batch) or all(one.is_together for one in batch)
         assert len(batch) <= plan.most
 
 
@@ -20,6 +20,17 @@ def test_case_under_which_a_session_ended_is_said_alone():
     batch[0].lost += 1
     plan.put_back(batch)
     assert [one.case for one in plan.take(0.0)] == [batch[0].case]
+
+
+def test_smuggled_cases_share_a_session_until_they_have_to_be_told_apart():
+    smuggled = [case for case in CASES if case.way is Way.SMUGGLED]
+    plan = Plan(smuggled, errors_borne=8)
+    batch = plan.take(0.0)
+    assert [one.case for one in batch] == smuggled
+    for one in batch:
+        one.is_apart = True
+    plan.put_back(batch)
+    assert [one.case for one in plan.take(0.0)] == smuggled[:1]
 
 
 def test_deferred_case_is_not_due_before_its_time():

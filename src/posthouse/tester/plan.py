@@ -7,24 +7,30 @@ still where the host has shown to bear less; what is spread over many short sess
 
 from collections.abc import Iterable, Sequence
 
-from posthouse.tester.case import Case
+from posthouse.tester.case import Case, Way
 
 
 class Pending:
     """A case that has no answer yet.
 
     `lost` counts sessions that ended under it, `deferred` the answers that said "later", `unheard` the sessions that ended
-    before it could be said.
+    before it could be said. `is_apart`: said together with its like it did not tell, so it is said by itself.
     """
 
-    __slots__ = ("case", "deferred", "lost", "not_before", "unheard")
+    __slots__ = ("case", "deferred", "is_apart", "lost", "not_before", "unheard")
 
     def __init__(self, case: Case) -> None:
         self.case = case
+        self.is_apart = False
         self.lost = 0
         self.deferred = 0
         self.unheard = 0
         self.not_before = 0.0
+
+    @property
+    def is_together(self) -> bool:
+        """It is said in one mail with its like: what goes to the host's postmaster shall be as little as can be."""
+        return self.case.way is Way.SMUGGLED and not self.is_apart and self.lost == 0
 
     @property
     def is_alone(self) -> bool:
@@ -44,11 +50,15 @@ class Plan:
         return len(self._waiting)
 
     def take(self, now: float) -> Sequence[Pending]:
-        """The cases of one session: one that needs it for itself, or up to `most` others. Empty when none is due."""
+        """The cases of one session: one that needs it for itself, those that share one mail, or up to `most` others. Empty when
+        none is due."""
         due = [pending for pending in self._waiting if pending.not_before <= now]
         if not due:
             return ()
-        batch = due[:1] if due[0].is_alone else [pending for pending in due if not pending.is_alone][: self.most]
+        if due[0].is_together:
+            batch = [pending for pending in due if pending.is_together]
+        else:
+            batch = due[:1] if due[0].is_alone else [pending for pending in due if not pending.is_alone][: self.most]
         for pending in batch:
             self._waiting.remove(pending)
         return batch

@@ -26,7 +26,7 @@ from posthouse.tester.naming import Namer, NamingSettings, is_host_name
 from posthouse.tester.plan import Pending, Plan
 from posthouse.tester.report import Reach, SessionTranscript, Target, TlsNoted
 from posthouse.tester.verdict import Answer, Refusal, Stage, read_refusal
-from posthouse.tester.ways import NotOffered, Said, proxy_header, say
+from posthouse.tester.ways import NotOffered, Said, proxy_header, say, say_together
 
 MOST_LOST = 3
 """So many sessions may end under a case."""
@@ -204,7 +204,8 @@ class Sessions:
             dialogue = await self._open_dialogue(number, batch[0].case)
             self._dialogues.add(dialogue)
             if await self._greet(dialogue, number, left):
-                await self._say_batch(dialogue, number, left)
+                is_shared = len(left) > 1 and left[0].is_together
+                await (self._say_shared if is_shared else self._say_batch)(dialogue, number, left)
         except PeerLost as lost:
             self._lost_early(left, lost)
         finally:
@@ -293,6 +294,25 @@ class Sessions:
                 self._plan.bear_less(errors - slow)
                 return
             quickest = min(quickest, seconds)
+
+    async def _say_shared(self, dialogue: Dialogue, number: int, left: list[Pending]) -> None:
+        """Says all of `left` in one mail. Unless that answers them all they stay, to be said each by itself."""
+        several = [self.namer.make_ready(pending.case, dialogue) for pending in left]
+        began = time.monotonic()
+        try:
+            answer = await say_together(dialogue, several)
+        except PeerLost:
+            answer = None
+        if answer is None or answer.reply.code == 421:
+            for pending in left:
+                pending.is_apart = True
+            return
+        seconds = time.monotonic() - began
+        self._fruitless = 0
+        self._answered += 1
+        shared, left[:] = list(left), []
+        for pending, said in zip(shared, several, strict=True):
+            self._take_answer(pending, answer, 0, number, seconds, said)
 
     def _take_answer(
         self, pending: Pending, answer: Answer, errors: int, number: int, seconds: float, said: Said

@@ -7,7 +7,7 @@ peer that is lost on the way is a PeerLost.
 import re
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import IPv4Address, ip_address
 
 import msgspec
@@ -272,6 +272,26 @@ async def _smuggled(dialogue: Dialogue, said: Said) -> Outcome:
     Where the host itself falls for it, MAIL and RCPT of the case get replies of their own; where a host behind it does, only
     the collector can tell.
     """
+    refusal = await _begin_smuggling(dialogue, said)
+    return refusal if refusal is not None else await _smuggle(dialogue, (said,))
+
+
+async def say_together(dialogue: Dialogue, several: Sequence[Said]) -> Answer | None:
+    """Smuggled cases, all in one mail to the postmaster, each behind its own false end. PeerLost.
+
+    An answer to all of them: the host would not take the mail that carries them, or took it as the one mail that it is, so
+    that only the collector can tell more. None when something showed: then each is to be said by itself, for replies to
+    several at once can't be told apart, and one false end that is refused says nothing about the others.
+    """
+    refusal = await _begin_smuggling(dialogue, several[0])
+    if refusal is not None:
+        return refusal
+    answer = await _smuggle(dialogue, several)
+    return answer if answer.is_local else None
+
+
+async def _begin_smuggling(dialogue: Dialogue, said: Said) -> Answer | None:
+    """A mail to the postmaster as far as 354; else the refusal."""
     refusal = await _open_transaction(dialogue, said.mail)
     if refusal is not None:
         return refusal
@@ -279,10 +299,13 @@ async def _smuggled(dialogue: Dialogue, said: Said) -> Outcome:
     if reply.code >= 300:
         return Answer(Stage.RCPT, reply, Refusal.RELAYING)
     welcome = await dialogue.ask(b"DATA")
-    if welcome.code != 354:
-        return _no(welcome, Stage.DATA)
-    words = f"a mail to the postmaster, and in it the case behind {said.case.ending!r}"
-    await dialogue.say_hidden(_smuggling(said), _SMUGGLED_REPLIES, words)
+    return _no(welcome, Stage.DATA) if welcome.code != 354 else None
+
+
+async def _smuggle(dialogue: Dialogue, several: Sequence[Said]) -> Answer:
+    hidden = ", ".join(repr(said.case.ending) for said in several)
+    words = f"a mail to the postmaster, and in it the case behind {hidden}"
+    await dialogue.say_hidden(_smuggling(several), _SMUGGLED_REPLIES, words)
     replies: list[Reply] = []
     try:
         while len(replies) < _SMUGGLED_REPLIES and (not replies or replies[-1].code not in (221, 421)):
@@ -294,12 +317,15 @@ async def _smuggled(dialogue: Dialogue, said: Said) -> Outcome:
     return _read_smuggled(replies)
 
 
-def _smuggling(said: Said) -> bytes:
-    ending = said.case.ending.encode()
+def _smuggling(several: Sequence[Said]) -> bytes:
+    """Whichever ends a host, or one behind it, takes for true: the case behind the first of them is a mail, with what follows
+    in it, up to the next that it takes."""
     eol = b"\r\n"
-    outer = said.message.replace(b"To: ", b"X-Case: ", 1).rstrip() + ending
-    commands = said.mail + eol + said.rcpt + eol + b"DATA" + eol
-    return outer + commands + said.message + b".\r\nQUIT\r\n"
+    octets = several[0].message.replace(b"To: ", b"X-Case: ", 1)
+    for said in several:
+        commands = said.mail + eol + said.rcpt + eol + b"DATA" + eol
+        octets = octets.rstrip() + said.case.ending.encode() + commands + said.message
+    return octets + b".\r\nQUIT\r\n"
 
 
 def _read_smuggled(replies: list[Reply]) -> Answer:
