@@ -19,8 +19,9 @@ def main() -> None:
         _run_sendmail([*_NAMES[name], *arguments])
     elif arguments[:1] == ["sendmail"]:
         _run_sendmail(arguments[1:])
-    from posthouse.cli.program import run  # noqa: PLC0415 - click is for people, who can wait for it
+    from posthouse.cli.program import run, write_whole  # noqa: PLC0415 - click is for people, who can wait for it
 
+    write_whole()
     raise SystemExit(run(arguments))
 
 

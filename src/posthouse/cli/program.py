@@ -102,6 +102,22 @@ def run(arguments: Sequence[str]) -> int:
     return answer if isinstance(answer, int) else ExitStatus.DONE
 
 
+def write_whole() -> None:
+    """Has standard output written to its end where Python was told not to buffer it (PYTHONUNBUFFERED, usual in containers).
+
+    Python then loses what one write(2) leaves over, and a pipe takes less than all whenever a signal or the kernel's own
+    io_uring work comes between: a JSON document ended after 65536 octets.
+    """
+    raw = getattr(sys.stdout, "buffer", None)
+    if isinstance(raw, io.RawIOBase):
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(raw),
+            encoding=sys.stdout.encoding,
+            errors=sys.stdout.errors,
+            line_buffering=True,
+        )
+
+
 def _answer_system(error: OSError) -> int:
     """What the operating system refused and no command had words for: one sentence, and no verdict when it is no permission."""
     try:
