@@ -64,12 +64,12 @@ class Form(NamedTuple):
         return {name: value.replace("{dir}", str(directory)) for name, value in self.overrides.items()}
 
 
-def lay_out(form: Form, directory: Path, authority: "Authority | None" = None) -> Path:
+def lay_out(form: Form, directory: Path, authority: "Authority | None" = None, *, indexes: bool = True) -> Path:
     """The configuration as its administrator would have written it: main.cf, master.cf and files."""
     directory.mkdir(parents=True, exist_ok=True)
     for name, text in form.files.items():
         _write(directory / name, text)
-    for name in form.indexed:
+    for name in form.indexed if indexes else ():
         run_client("postfix", "usr/sbin/postmap", f"hash:{directory / name}", MAIL_CONFIG=str(_bare(directory)))
     if authority is not None:
         authority.write(directory)

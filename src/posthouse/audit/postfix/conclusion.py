@@ -1,6 +1,6 @@
 """From the answers at all doors to one finding: an opening counts whatever else is unknown."""
 
-from posthouse.audit.crowd import blocks, too_many
+from posthouse.audit.crowd import Block, too_many
 from posthouse.audit.finding import CannotTell, Closed, Counterexample, Finding, Open
 from posthouse.audit.postfix.authority import trusts_public_authorities
 from posthouse.audit.postfix.configuration import Configuration
@@ -11,6 +11,7 @@ from posthouse.audit.postfix.place import Stop
 from posthouse.audit.postfix.smtpd import Smtpd
 from posthouse.audit.postfix.stranger import OWN_DOMAIN, THIRD_PARTY
 from posthouse.policy.gateways import Gateway
+from posthouse.policy.networks import NetworkSet
 
 _NO_DOORS = "no smtpd of this configuration listens on the network"
 _ONLY_LOOPBACK = "every listener is on loopback: judged as if strangers could reach it"
@@ -80,8 +81,8 @@ class Conclusion:
         if not smtpd.settings.is_said("mynetworks"):
             self._mind_style(smtpd)
         listed = smtpd.mynetworks.networks()
-        held = [network for network, _ in listed]
-        member = too_many([block for block in blocks(held) if any(block.example() in network for network in held)])
+        held = NetworkSet(network for network, _ in listed).collapsed().networks
+        member = too_many([Block(one.version, int(one.network_address), int(one.broadcast_address)) for one in held])
         if member is None or self._answers.openings:
             return
         place = next((place for network, place in listed if member in network), smtpd.settings.place("mynetworks"))

@@ -8,12 +8,13 @@ import msgspec
 from posthouse.audit.finding import Counterexample
 from posthouse.audit.postfix.door import Door
 from posthouse.audit.postfix.oracle import Oracle, readings
+from posthouse.audit.postfix.outcome import Outcome, Permit
 from posthouse.audit.postfix.place import Place, Stop
 from posthouse.audit.postfix.resolver import Class, Resolved
 from posthouse.audit.postfix.smtpd import Smtpd, Stage
 from posthouse.audit.postfix.stranger import Stranger
 from posthouse.audit.postfix.strangers import claimed, is_strangers, strangers
-from posthouse.audit.postfix.walk import Outcome, Permit, Walk
+from posthouse.audit.postfix.walk import Walk
 
 MOST_WALKS = 60_000
 _MOST_OPENINGS = 12
@@ -169,6 +170,10 @@ def _blame(smtpd: Smtpd, relayed: Relayed, outcome: Outcome) -> tuple[Place, str
         return relayed.place, relayed.words
     permits = [one for one in outcome.permits if one.stage in (Stage.RELAY, Stage.RECIPIENT)]
     permits.sort(key=lambda one: not _cuts_off_refusal(smtpd, one))
+    if permits and permits[0].entry is not None and permits[0].restriction.text.lower() == "permit_mynetworks":
+        entry = permits[0].entry
+        words = f"mynetworks holds {entry.value}, so strangers count as ours; name your own networks only"
+        return entry.place, f"{words}; {relayed.words}"
     if permits:
         return permits[0].restriction.place, f"{_says(permits[0])}; {relayed.words}"
     stage = Stage.RELAY if smtpd.lists[Stage.RELAY] else Stage.RECIPIENT

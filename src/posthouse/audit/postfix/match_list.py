@@ -4,6 +4,7 @@ The first pattern that matches decides. `relay_domains` and `mynetworks` match s
 domains match whole names only.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Literal
@@ -15,7 +16,7 @@ from posthouse.audit.postfix.place import Hit, Place, Stop
 from posthouse.audit.postfix.settings import Settings
 from posthouse.audit.postfix.table import Found, Table
 from posthouse.audit.postfix.text import split_list
-from posthouse.policy.networks import Network, NetworkError, normalise_address, parse_network
+from posthouse.policy.networks import Network, NetworkError, NetworkSet, parse_network
 
 Form = Literal["string", "domain", "host"]
 Where = Callable[[str], Place]
@@ -33,6 +34,34 @@ class Pattern(msgspec.Struct, frozen=True):
     stop: Stop | None = None
 
 
+class Run(msgspec.Struct, frozen=True):
+    """Patterns that stand together and mean the same (all negated or none): names and networks, or one of another kind."""
+
+    names: dict[str, Pattern]
+    networks: NetworkSet
+    by_network: dict[Network, Pattern]
+    single: Pattern | None = None
+
+
+def _runs(patterns: tuple[Pattern, ...]) -> Iterator[Run]:
+    for (is_plain, _), group in itertools.groupby(patterns, lambda one: (_is_plain(one), one.is_negated)):
+        if not is_plain:
+            yield from (Run({}, NetworkSet(()), {}, one) for one in group)
+            continue
+        names: dict[str, Pattern] = {}
+        by_network: dict[Network, Pattern] = {}
+        for one in group:
+            if one.network is None:
+                names.setdefault(one.text, one)
+            else:
+                by_network.setdefault(one.network, one)
+        yield Run(names, NetworkSet(by_network), by_network)
+
+
+def _is_plain(pattern: Pattern) -> bool:
+    return pattern.table is None and pattern.stop is None
+
+
 class MatchList:
     """One list of main.cf, by its parameter."""
 
@@ -41,29 +70,50 @@ class MatchList:
         self._with_parents = name in settings.items("parent_domain_matches_subdomains")
         self._tables = tables
         self.patterns = tuple(self._read(settings.items(name), lambda token: settings.place(name, token)))
+        self._runs = tuple(_runs(self.patterns))
 
     def match_name(self, name: str) -> Found:
         """The pattern that a domain or host name matches."""
-        return self._first(self._name_fits(pattern, name.lower()) for pattern in self.patterns)
+        return self._first(name.lower(), None)
 
     def match_host(self, name: str, address: str) -> Found:
         """The pattern that a client's name or address matches."""
-        return self._first(
-            fits if (fits := self._name_fits(pattern, name.lower())) else self._address_fits(pattern, address)
-            for pattern in self.patterns
-        )
+        return self._first(name.lower(), address)
 
     def networks(self) -> list[tuple[Network, Place]]:
         """The networks and addresses that are listed and not negated."""
         return [(one.network, one.place) for one in self.patterns if one.network is not None and not one.is_negated]
 
-    def _first(self, fits: Iterator[Stop | bool]) -> Found:
-        for pattern, fit in zip(self.patterns, fits, strict=False):
-            if isinstance(fit, Stop):
-                return fit
-            if fit:
-                return None if pattern.is_negated else Hit(pattern.text, pattern.place)
+    def _first(self, name: str, address: str | None) -> Found:
+        for run in self._runs:
+            found = self._in_run(run, name, address)
+            if isinstance(found, Stop):
+                return found
+            if found is not None:
+                return None if found.is_negated else Hit(found.text, found.place)
         return None
+
+    def _in_run(self, run: Run, name: str, address: str | None) -> Pattern | Stop | None:
+        """The pattern of a run that fits."""
+        if run.single is not None:
+            return self._single_fits(run.single, name, address)
+        if name in run.names:
+            return run.names[name]
+        if self._form != "string":
+            for part in parents(name, with_dots=not self._with_parents):
+                if part != name and part in run.names:
+                    return run.names[part]
+        network = None if address is None else run.networks.match(_address(address))
+        return None if network is None else run.by_network[network]
+
+    def _single_fits(self, pattern: Pattern, name: str, address: str | None) -> Pattern | Stop | None:
+        if pattern.stop is not None or pattern.table is None:
+            return pattern.stop
+        fits = self._table_has(pattern.table, name)
+        if fits is False and address is not None:
+            found = pattern.table.find(address)
+            fits = found if isinstance(found, Stop) else found is not None
+        return fits if isinstance(fits, Stop) else pattern if fits else None
 
     def _read(self, items: list[str], where: Where) -> Iterator[Pattern]:
         for item in items:
@@ -98,21 +148,6 @@ class MatchList:
         except NetworkError as error:
             return Pattern(text, place, negated, stop=Stop(place, f"{error}; Postfix refuses the whole list"))
 
-    def _name_fits(self, pattern: Pattern, name: str) -> Stop | bool:
-        if pattern.stop is not None:
-            return pattern.stop
-        if pattern.table is not None:
-            return self._table_has(pattern.table, name)
-        if pattern.network is not None:
-            return False
-        if pattern.text == name:
-            return True
-        if self._form == "string":
-            return False
-        if self._with_parents:
-            return name.endswith(f".{pattern.text}")
-        return pattern.text.startswith(".") and name.endswith(pattern.text)
-
     def _table_has(self, table: Table, name: str) -> Stop | bool:
         for part in parents(name, with_dots=not self._with_parents) if self._form != "string" else [name]:
             if part == name or table.is_fixed:
@@ -120,14 +155,6 @@ class MatchList:
                 if found is not None:
                     return found if isinstance(found, Stop) else True
         return False
-
-    def _address_fits(self, pattern: Pattern, address: str) -> Stop | bool:
-        if pattern.table is not None:
-            found = pattern.table.find(address)
-            return found if isinstance(found, Stop) else found is not None
-        if pattern.network is None:
-            return False
-        return normalise_address(_address(address)) in pattern.network
 
 
 def parents(name: str, *, with_dots: bool) -> Iterator[str]:

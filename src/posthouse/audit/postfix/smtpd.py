@@ -57,6 +57,7 @@ class Smtpd:
         self.mynetworks = MatchList("mynetworks", "host", own, tables)
         self.backup_networks = MatchList("permit_mx_backup_networks", "host", own, tables)
         self.xclient_hosts = MatchList("smtpd_authorized_xclient_hosts", "host", own, tables)
+        self.relay_domains = MatchList("relay_domains", "domain", own, tables)  # asked by check_relay_domains only
         self.client_certificates = Maps("relay_clientcerts", own, tables)
         self.login_maps = Maps("smtpd_sender_login_maps", own, tables)
         self.recipient_maps = [
@@ -71,6 +72,7 @@ class Smtpd:
         self.untrusted_routing = own.is_yes("allow_untrusted_routing")
         self.with_parents = "smtpd_access_maps" in own.items("parent_domain_matches_subdomains")
         self.null_key = own.text("smtpd_null_access_lookup_key") or "<>"
+        self.has_proxy_filter = bool(own.text("smtpd_proxy_filter"))
         self.has_login = own.is_yes("smtpd_sasl_auth_enable")
         self.relay_first = own.is_yes("smtpd_relay_before_recipient_restrictions")
         self.has_tls = self._has_tls()

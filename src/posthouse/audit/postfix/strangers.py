@@ -19,7 +19,7 @@ from posthouse.audit.postfix.place import Hit, Stop
 from posthouse.audit.postfix.smtpd import Restriction, Smtpd, Stage
 from posthouse.audit.postfix.stranger import OUTSIDE, OWN_DOMAIN, THIRD_DOMAIN, THIRD_PARTY, Stranger
 from posthouse.audit.postfix.table import Entry, Table
-from posthouse.policy.networks import Network
+from posthouse.policy.networks import Network, NetworkSet
 
 Choice = TypeVar("Choice", bound=str | None)
 
@@ -144,8 +144,8 @@ def _clients(smtpd: Smtpd, uses: Uses) -> list[str]:
     candidates = [OUTSIDE, *_spread(narrow)]
     if smtpd.settings.text("inet_protocols").lower() != "ipv4":
         candidates.append(_OUTSIDE_6)
-    named = [network for network in narrow if _is_known(network)]
-    outside = [one for one in candidates if not any(ip_address(one) in network for network in named)]
+    named = NetworkSet(network for network in narrow if _is_known(network))
+    outside = [one for one in candidates if ip_address(one) not in named]
 
     def signature(address: str) -> Hashable:
         return (
@@ -180,11 +180,11 @@ def _entry_network(entry: Entry) -> Network | None:
 
 def _spread(networks: Iterable[Network]) -> Iterator[str]:
     """One address of each public /8, outside everything narrower that is named."""
-    named = [network for network in networks if isinstance(network, IPv4Network) and _is_known(network)]
+    named = NetworkSet(network for network in networks if isinstance(network, IPv4Network) and _is_known(network))
     for first in range(1, 224):
         for low in (0x090909, 0xC8C8C8, 0x505050, 0xF0A1B2):
             address = IPv4Address((first << 24) + low)
-            if address.is_global and not any(address in network for network in named):
+            if address.is_global and address not in named:
                 yield str(address)
                 break
 
@@ -201,10 +201,12 @@ def _address_keys(table: Table, address: str) -> Iterator[str]:
 def _names(smtpd: Smtpd, uses: Uses) -> list[str]:
     own = f"mail.{OWN_DOMAIN}"
     tables = [*uses.clients, *(one.table for one in smtpd.mynetworks.patterns if one.table is not None)]
-    if not tables and not uses.mentions("client") and not _names_in_mynetworks(smtpd):
+    if not tables and not uses.mentions("client", "check_relay_domains") and not _names_in_mynetworks(smtpd):
         return ["unknown"]
     candidates = ["unknown", own]
     candidates += [f"mail.{FILLER}.{one}" for one in _top_levels(tables, _names_in_mynetworks(smtpd))]
+    if uses.mentions("check_relay_domains"):
+        candidates += [f"mail.{FILLER}.{one}" for one in _top_levels((), _domain_names(smtpd))]
     for entry in (entry for table in tables if not table.is_fixed for entry in table.entries()):
         for key in entry.keys:
             candidates += [key, f"{key}.{OWN_DOMAIN}", f"{FILLER}{key}", f"mail.{FILLER}.{key.lstrip('.')}"]
@@ -214,6 +216,7 @@ def _names(smtpd: Smtpd, uses: Uses) -> list[str]:
         return (
             name == "unknown",
             _seen(smtpd.mynetworks.match_name(name)),
+            _seen(smtpd.relay_domains.match_name(name)),
             *(tuple(_seen(table.find(key)) for key in _name_keys(smtpd, table, name)) for table in tables),
         )
 

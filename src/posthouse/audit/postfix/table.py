@@ -5,7 +5,7 @@ A table of a server (SQL, LDAP, a socket) and whatever can't be read answers eve
 
 import re
 from collections.abc import Iterable, Sequence
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import msgspec
 
@@ -97,6 +97,7 @@ class Cidr(Table):
     def __init__(self, spec: str, place: Place, rules: Sequence[Rule]) -> None:
         super().__init__(spec, place)
         self._rules = rules
+        self._found: dict[str, Found] = {}
         self._networks: dict[str, Network | None] = {}
         for rule in rules:
             for pattern in (*(name for name, _ in rule.within), rule.pattern):
@@ -104,18 +105,25 @@ class Cidr(Table):
 
     def find(self, key: str) -> Found:
         """The first network that holds the address; a key that is no address finds nothing."""
-        try:
-            address = ip_address(key)
-        except ValueError:
-            return None
+        if key not in self._found:
+            try:
+                self._found[key] = self._search(ip_address(key))
+            except ValueError:
+                self._found[key] = None
+        return self._found[key]
+
+    def _search(self, address: IPv4Address | IPv6Address) -> Found:
         for rule in self._rules:
-            conditions = (*rule.within, (rule.pattern, rule.is_negated))
-            networks = [(self._networks[pattern], negated) for pattern, negated in conditions]
-            if any(network is None for network, _ in networks):
+            network = self._networks[rule.pattern]
+            if network is None:
                 return Stop(rule.hit.place, f'"{rule.pattern}" is no network; Postfix skips the line with a warning')
-            if all((network is not None and address in network) != negated for network, negated in networks):
+            if (address in network) != rule.is_negated and all(self._is_within(one, address) for one in rule.within):
                 return rule.hit
         return None
+
+    def _is_within(self, condition: tuple[str, bool], address: IPv4Address | IPv6Address) -> bool:
+        network = self._networks[condition[0]]
+        return network is not None and (address in network) != condition[1]
 
     def entries(self) -> Sequence[Entry]:
         """Each network, without conditions around it."""
@@ -135,9 +143,15 @@ class Regexp(Table):
         super().__init__(spec, place)
         self._rules = rules
         self._is_pcre = spec.startswith("pcre")
+        self._found: dict[str, Found] = {}
 
     def find(self, key: str) -> Found:
         """The first pattern that matches, $1 and its like filled in."""
+        if key not in self._found:
+            self._found[key] = self._search(key)
+        return self._found[key]
+
+    def _search(self, key: str) -> Found:
         for rule in self._rules:
             try:
                 if not all(self._matches(pattern, key) != negated for pattern, negated in rule.within):

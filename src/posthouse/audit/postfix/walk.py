@@ -5,13 +5,11 @@ verification), the stranger is taken to be one who passes: such strangers exist.
 oracle decides, and the audit looks at every way it may.
 """
 
-import enum
 from collections.abc import Callable, Iterable
-
-import msgspec
 
 from posthouse.audit.postfix.match_list import parents
 from posthouse.audit.postfix.oracle import Oracle
+from posthouse.audit.postfix.outcome import Outcome, Permit, ServerError, Status
 from posthouse.audit.postfix.place import Hit, Stop
 from posthouse.audit.postfix.resolver import Class, Maps, Resolved
 from posthouse.audit.postfix.smtpd import Restriction, Smtpd, Stage
@@ -19,35 +17,6 @@ from posthouse.audit.postfix.stranger import Stranger
 from posthouse.audit.postfix.table import Found, Table
 
 _DEEPEST = 100
-
-
-class Status(enum.Enum):
-    """What a restriction answers."""
-
-    DUNNO = 0
-    OK = 1
-    REJECT = 2
-
-
-class Permit(msgspec.Struct, frozen=True):
-    """What let a stranger past the rest of a list: the restriction, and for a table the entry found."""
-
-    stage: Stage
-    restriction: Restriction
-    entry: Hit | None = None
-
-
-class Outcome(msgspec.Struct, frozen=True):
-    """Whether the mail was taken, and by which permits. `is_dropped`: taken and thrown away, or sent to a fixed address."""
-
-    is_accepted: bool
-    permits: tuple[Permit, ...] = ()
-    is_dropped: bool = False
-    recipient: Resolved | None = None
-
-
-class ServerError(Exception):
-    """smtpd answers 451 "Server configuration error"."""
 
 
 class Walk:
@@ -252,10 +221,19 @@ class Walk:
         return Status.DUNNO
 
     def _naked_address(self, _: Restriction | None) -> Status:
-        if self._smtpd.version is not None and self._smtpd.version >= (3, 9):
-            raise ServerError
+        self._must_be_older("permit_naked_ip_address")
         hello = self._stranger.hello if self._hello is not None else None
         return Status.OK if hello and all(char in "0123456789.:" for char in hello) else Status.DUNNO
+
+    def _must_be_older(self, name: str) -> None:
+        """Postfix 3.9 answers 451 where one of these stands; earlier ones obey it."""
+        version, stage = self._smtpd.version, self._stage.value
+        if version is None:
+            words = f"{name} permits before Postfix 3.9 and refuses from then on; take it out, or check where Postfix is installed"
+            stop = Stop(self._smtpd.settings.place(stage, name), words)
+            version = ((3, 8), (3, 9))[self._oracle.choose(stop, name, 2)]
+        if version >= (3, 9):
+            raise ServerError
 
     def _helo_syntax(self, _: Restriction | None) -> Status:
         if self._hello is None or self._hello.startswith("["):
@@ -315,11 +293,14 @@ class Walk:
         return Status.DUNNO if self._recipient is None or self._is_authorised() else self._reject()
 
     def _relay_domains(self, _: Restriction | None) -> Status:
-        if self._smtpd.version is not None and self._smtpd.version >= (3, 9):
-            raise ServerError
+        """Until Postfix 3.9: clients of relay_domains may send anywhere."""
+        self._must_be_older("check_relay_domains")
         if self._recipient is None:
             return Status.DUNNO
-        return Status.OK if self._is_authorised() else self._reject()
+        name = self._stranger.name
+        client = self._oracle.settle(self._smtpd.relay_domains.match_name(name), f"relay_domains {name}")
+        self._entry = client
+        return Status.OK if client or self._is_authorised() else self._reject()
 
     def _backup(self, _: Restriction | None) -> Status:
         """Anyone can name us as the backup of his own domain, unless the primaries must lie in networks of ours."""
@@ -470,6 +451,8 @@ class Walk:
             return self._reject()
         if action in ("dunno", "info", "warn", "filter", "hold", "prepend", "bcc"):
             return Status.DUNNO
+        if action in ("redirect", "discard") and (self._sender is None or self._smtpd.has_proxy_filter):
+            return Status.DUNNO  # can_delegate_action(): no mail to act on yet, or nobody to do it
         if action == "redirect":
             self._is_dropped |= "@" in rest
             return Status.DUNNO
