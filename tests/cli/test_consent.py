@@ -100,3 +100,13 @@ def test_configuration_declares_networks_lists_and_identity(tmp_path: Path, name
     assert identity.hello_name == "tester.test"
     assert identity.reverse_path == "relay-test@tester.test"
     assert identity.contact == "postmaster@tester.test"
+
+
+def test_host_that_is_never_tested_gets_no_letter_and_no_challenge(
+    tmp_path: Path, names: LyingServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = configured(tmp_path, names, 'do_not_test = ["mx.test"]')
+    for method in ("dns", "banner", "postmaster"):
+        with pytest.raises(Fault, match="never tested"):
+            prove_control(config, "mx.test", 25, method)
+    assert not capsys.readouterr().out

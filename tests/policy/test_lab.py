@@ -146,6 +146,7 @@ def test_fault_in_a_labs_decision_shows_as_an_opening(broken: str, monkeypatch: 
         (("10.0.0.0/7",), ("a.test",), "too wide"),
         (("127.0.0.1",), ("*",), "to everywhere"),
         (("127.0.0.1",), (".com",), "to everywhere"),
+        (("127.0.0.1",), ("com",), "to everywhere"),
         ((), ("a.test",), "names no networks"),
         (("127.0.0.1",), (), "names no networks or no destinations"),
     ],

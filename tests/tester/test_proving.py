@@ -186,3 +186,30 @@ def test_host_that_is_not_there_or_refuses_the_letter_is_said_to_be_so(office: O
     assert "connection refused" in asyncio.run(ask(1, Method.BANNER))
     assert "connection refused" in asyncio.run(ask(1, Method.POSTMASTER))
     assert "554 not for you" in asyncio.run(ask_refusing())
+
+
+@pytest.mark.parametrize("method", Method)
+def test_host_that_is_never_tested_is_not_asked_for_a_proof_either(tmp_path: Path, method: Method) -> None:
+    rules = ConsentRules(NetworkSet(()), frozenset(), read_do_not_test(["127.0.0.0/8"]))
+    office = Office(tmp_path / "consent.db", lambda: rules, lambda: KEY)
+    visits: list[int] = []
+
+    async def go() -> Proof | Missing:
+        async def greet(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            visits.append(1)
+            writer.close()
+
+        server = await asyncio.start_server(greet, "127.0.0.1", 0)
+        resolver = Resolver(())
+        try:
+            host = Host("mx.example.org", ip_address("127.0.0.1"), server.sockets[0].getsockname()[1])
+            return await prove(office, method, host, resolver, IDENTITY)
+        finally:
+            resolver.close()
+            server.close()
+
+    missing = asyncio.run(go())
+    assert isinstance(missing, Missing)
+    assert "is never tested" in missing.words
+    assert not missing.token
+    assert not visits

@@ -10,7 +10,7 @@ import msgspec
 from posthouse.cli.options import ExitStatus, fail, print_json
 from posthouse.tester.consent import Consent, Denial, Method, Proof
 from posthouse.tester.office import OfficeFault
-from posthouse.tester.proving import Host, Missing, prove
+from posthouse.tester.proving import Host, Missing, never_tested, prove
 
 if TYPE_CHECKING:
     from posthouse.config import Config
@@ -58,6 +58,9 @@ async def _prove(config: "Config", name: str, port: int, method: Method, typed: 
         shown = []
         for address in await _addresses(resolver, name):
             host = Host(name, address, port)
+            forbidden = never_tested(office, host)
+            if forbidden:
+                fail(forbidden)
             shown.append(Shown(host, await prove(office, method, host, resolver, identity, typed)))
         return shown
     finally:

@@ -88,7 +88,7 @@ def check_network(network: Network) -> None:
 
 def check_destination(pattern: str) -> None:
     """LabFault when a lab may not relay to it."""
-    if pattern == "*" or (not pattern.startswith("[") and "." not in pattern.removeprefix(".") and pattern[0] == "."):
+    if pattern == "*" or (not pattern.startswith("[") and "." not in pattern.removeprefix(".")):
         raise LabFault(
             f'"{pattern}" is no destination for a lab: an open relay to everywhere is what this server must never be; '
             f"name the domains"

@@ -23,7 +23,7 @@ from posthouse.policy.networks import Address
 from posthouse.smtp.address import POSTMASTER, parse_mailbox
 from posthouse.smtp.event import DotForm
 from posthouse.smtp.reply import Reply
-from posthouse.tester.consent import Method, Proof
+from posthouse.tester.consent import Denial, Method, Obstacle, Proof
 from posthouse.tester.office import Office
 from posthouse.tester.token import Purpose, Token, TokenFault, tokens_in, verify
 
@@ -78,8 +78,11 @@ async def prove(
 ) -> Proof | Missing:
     """Looks whether control is shown by that method, and remembers it if so. `typed` is the token that postmaster received.
 
-    OfficeFault when nothing can be remembered.
+    A host that is never tested is not even asked: Missing. OfficeFault when nothing can be remembered.
     """
+    words = never_tested(office, host)
+    if words:
+        return Missing(words)
     if method is not Method.DNS and host.port > _LAST_PRIVILEGED and is_public(host.address):
         return Missing(
             f"port {host.port} may be anybody's who has an account on {host.address}: prove control on port 25, 465 or 587"
@@ -92,6 +95,13 @@ async def prove(
         case Method.POSTMASTER:
             found = await _prove_by_postmaster(office, host, identity, typed)
     return found if found is not None else office.record_proof(host.name, host.address, method)
+
+
+def never_tested(office: Office, host: Host) -> str:
+    """Why no proof could open the host to a test, since it is listed as never to be tested; "" when it isn't."""
+    answer = office.look(host.name, host.address)
+    is_listed = isinstance(answer, Denial) and answer.obstacle is Obstacle.DO_NOT_TEST
+    return answer.words if is_listed else ""
 
 
 async def challenges(office: Office, host: Host, resolver: Resolver) -> dict[str, str]:
