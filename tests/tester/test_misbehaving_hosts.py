@@ -230,6 +230,26 @@ def test_postmaster_of_a_server_that_sees_through_the_smuggling_gets_one_mail_of
     assert world.connections == 2
 
 
+def test_postmaster_of_a_server_that_refuses_bare_lf_gets_one_mail_of_the_smuggling():
+    mails: list[bytes] = []
+
+    class NoBareLf(Manners):
+        """As Postfix since 3.9 may: it reads on, and refuses the whole."""
+
+        def accept(self, content):
+            if b"\n" in content.replace(b"\r\n", b""):
+                self.reverse_path, self.forward_paths = None, []
+                return "550 5.5.2 bare <LF> received"
+            mails.append(content)
+            return super().accept(content)
+
+    report, _ = run(NoBareLf, numbers=frozenset({101, *SMUGGLED}))
+    assert report.verdict is HostVerdict.CLOSED, report.words
+    assert found(report, CaseVerdict.REFUSED) == {101, 901, 902, 903}
+    assert found(report, CaseVerdict.LOCAL) == {904, 905, 906}
+    assert len(mails) == 1
+
+
 @pytest.mark.parametrize("number", sorted(SMUGGLED))
 def test_next_server_that_takes_one_false_end_for_true_finds_that_case_behind_it(number):
     mails: list[bytes] = []

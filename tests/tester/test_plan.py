@@ -28,9 +28,15 @@ def test_smuggled_cases_share_a_session_until_they_have_to_be_told_apart():
     batch = plan.take(0.0)
     assert [one.case for one in batch] == smuggled
     for one in batch:
-        one.is_apart = True
+        one.share_less()
     plan.put_back(batch)
-    assert [one.case for one in plan.take(0.0)] == smuggled[:1]
+    with_line_feed, without = plan.take(0.0), plan.take(0.0)
+    assert [one.case.number for one in with_line_feed] == [901, 902, 903]
+    assert [one.case.number for one in without] == [904, 905, 906]
+    for one in without:
+        one.share_less()
+    plan.put_back(without)
+    assert [one.case.number for one in plan.take(0.0)] == [904]
 
 
 def test_deferred_case_is_not_due_before_its_time():

@@ -125,6 +125,11 @@ class Case(msgspec.Struct, frozen=True):
         return self.has_own_session or self.reverse_path != _TESTER or bool(self.parameters)
 
     @property
+    def has_bare_line_feed(self) -> bool:
+        """What a SMUGGLED case takes for the end of data has an LF without its CR."""
+        return "\n" in self.ending.replace("\r\n", "")
+
+    @property
     def names_third_party_plainly(self) -> bool:
         """Its recipient is the third party as anybody would write it."""
         return self.forward_path == _THIRD_PARTY

@@ -5,23 +5,33 @@ errors of syntax or ten commands that send no mail. A refused case is such an er
 still where the host has shown to bear less; what is spread over many short sessions costs no waiting.
 """
 
+import enum
 from collections.abc import Iterable, Sequence
 
 from posthouse.tester.case import Case, Way
+
+
+class Sharing(enum.Enum):
+    """With whom a smuggled case shares one mail to the host's postmaster."""
+
+    ALL = "all"
+    KIND = "kind"
+    """Those with a bare LF, or those without: many servers refuse a mail for that, and take the others as one."""
+    NONE = "none"
 
 
 class Pending:
     """A case that has no answer yet.
 
     `lost` counts sessions that ended under it, `deferred` the answers that said "later", `unheard` the sessions that ended
-    before it could be said. `is_apart`: said together with its like it did not tell, so it is said by itself.
+    before it could be said. `sharing` is with whom it shares one mail: each time that did not tell, with fewer.
     """
 
-    __slots__ = ("case", "deferred", "is_apart", "lost", "not_before", "unheard")
+    __slots__ = ("case", "deferred", "lost", "not_before", "sharing", "unheard")
 
     def __init__(self, case: Case) -> None:
         self.case = case
-        self.is_apart = False
+        self.sharing = Sharing.ALL if case.way is Way.SMUGGLED else Sharing.NONE
         self.lost = 0
         self.deferred = 0
         self.unheard = 0
@@ -30,7 +40,17 @@ class Pending:
     @property
     def is_together(self) -> bool:
         """It is said in one mail with its like: what goes to the host's postmaster shall be as little as can be."""
-        return self.case.way is Way.SMUGGLED and not self.is_apart and self.lost == 0
+        return self.sharing is not Sharing.NONE and self.lost == 0
+
+    def shares_with(self, other: "Pending") -> bool:
+        """Both are said in the same mail."""
+        if not (self.is_together and other.is_together and self.sharing is other.sharing):
+            return False
+        return self.sharing is Sharing.ALL or self.case.has_bare_line_feed == other.case.has_bare_line_feed
+
+    def share_less(self) -> None:
+        """What was said together did not tell."""
+        self.sharing = Sharing.KIND if self.sharing is Sharing.ALL else Sharing.NONE
 
     @property
     def is_alone(self) -> bool:
@@ -56,7 +76,7 @@ class Plan:
         if not due:
             return ()
         if due[0].is_together:
-            batch = [pending for pending in due if pending.is_together]
+            batch = [pending for pending in due if pending.shares_with(due[0])]
         else:
             batch = due[:1] if due[0].is_alone else [pending for pending in due if not pending.is_alone][: self.most]
         for pending in batch:

@@ -296,7 +296,7 @@ class Sessions:
             quickest = min(quickest, seconds)
 
     async def _say_shared(self, dialogue: Dialogue, number: int, left: list[Pending]) -> None:
-        """Says all of `left` in one mail. Unless that answers them all they stay, to be said each by itself."""
+        """Says all of `left` in one mail. Unless that answers them all they stay, to be said with fewer others, or none."""
         several = [self.namer.make_ready(pending.case, dialogue) for pending in left]
         began = time.monotonic()
         try:
@@ -305,7 +305,7 @@ class Sessions:
             answer = None
         if answer is None or answer.reply.code == 421:
             for pending in left:
-                pending.is_apart = True
+                pending.share_less()
             return
         seconds = time.monotonic() - began
         self._fruitless = 0

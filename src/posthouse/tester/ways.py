@@ -280,8 +280,8 @@ async def say_together(dialogue: Dialogue, several: Sequence[Said]) -> Answer | 
     """Smuggled cases, all in one mail to the postmaster, each behind its own false end. PeerLost.
 
     An answer to all of them: the host would not take the mail that carries them, or took it as the one mail that it is, so
-    that only the collector can tell more. None when something showed: then each is to be said by itself, for replies to
-    several at once can't be told apart, and one false end that is refused says nothing about the others.
+    that only the collector can tell more. None when something showed: then they are to be said apart, for replies to several
+    at once can't be told apart, and one false end that is refused says nothing about the others.
     """
     refusal = await _begin_smuggling(dialogue, several[0])
     if refusal is not None:
