@@ -18,6 +18,7 @@ from posthouse.audit.postfix.walk import Walk
 
 MOST_WALKS = 60_000
 _MOST_OPENINGS = 12
+_ENGLISH = ("an", "it", "nothing", "the", "whoever")
 
 
 class Answers(msgspec.Struct):
@@ -53,7 +54,10 @@ def ask_door(door: Door, smtpd: Smtpd, *, trusts_public_authorities: bool) -> An
 def _posers(door: Door, smtpd: Smtpd, *, trusts_public_authorities: bool) -> Iterator[Stranger]:
     """Strangers who claim to be trusted, where they are believed."""
     everyone = strangers(smtpd, trusts_public_authorities=trusts_public_authorities)
-    plain = {(one.client, one.is_encrypted): one for one in itertools.islice(everyone, MOST_WALKS) if one.hello}
+    plain: dict[tuple[str, bool], Stranger] = {}
+    for one in itertools.islice(everyone, MOST_WALKS):
+        if one.hello:
+            plain.setdefault((one.client, one.is_encrypted), one)
     for one in plain.values():
         if door.proxy is not None:
             yield from claimed(smtpd, one, "a PROXY header")
@@ -199,5 +203,5 @@ def _says(permit: Permit) -> str:
 
 
 def _capital(sentence: str) -> str:
-    """A sentence begins with a capital, but not where the name of a parameter or restriction opens it."""
-    return sentence if "_" in sentence.split(maxsplit=1)[0] else sentence[0].upper() + sentence[1:]
+    """A sentence begins with a capital, but not where a name of the configuration opens it."""
+    return sentence[0].upper() + sentence[1:] if sentence.partition(" ")[0] in _ENGLISH else sentence
