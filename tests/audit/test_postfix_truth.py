@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from peer_programs import environment
+from peer_programs import environment, run_client
 from postfix_forms import FORMS, STRANGER, Authority, Form, RealSmtpd, lay_out, real_smtpds
 from posthouse.audit import CannotTell, Finding, Kind, Open, audit
 from posthouse.audit.postfix.configuration import Configuration
@@ -93,3 +93,16 @@ def test_each_stranger_is_answered_as_foreseen(
     for stranger in everyone[::step]:
         foreseen = Walk(smtpd, stranger, Oracle([])).outcome().is_accepted
         assert smtpds[form.name].takes(stranger, data=has_data) == foreseen, stranger
+
+
+@pytest.mark.parametrize("name", ["stock", "conditional-value", "class-in-a-table", "hello-by-regexp-file"])
+def test_values_are_filled_in_as_postconf_fills_them_in(name: str, tmp_path: Path, postconf: None) -> None:
+    form = next(each for each in FORMS if each.name == name)
+    directory = lay_out(form, tmp_path / "form", AUTHORITY)
+    settings = Configuration(directory / "main.cf").settings
+    printed = run_client("postfix", "usr/sbin/postconf", "-c", str(directory), "-x").stdout.decode()
+    theirs = dict(line.split(" =", 1) for line in printed.splitlines())
+    assert len(theirs) > 500
+    for parameter, value in theirs.items():
+        if "$" not in value and parameter != "process_id":  # some hold names that stand for a mail's own values
+            assert settings.text(parameter) == value.strip(), parameter

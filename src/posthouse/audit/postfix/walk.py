@@ -245,7 +245,8 @@ class Walk:
         if self._hello is None or self._hello.startswith("["):
             return Status.DUNNO
         name = self._hello.removesuffix(".")
-        return Status.DUNNO if "." in name and not name.replace(".", "").isdigit() else self._reject()
+        is_full = "." in name and not name.replace(".", "").isdigit()
+        return self._helo_syntax(None) if is_full else self._reject()
 
     def _full_sender(self, _: Restriction | None) -> Status:
         return self._full(self._sender)
