@@ -52,8 +52,11 @@ class Collecting:
 
 
 @contextlib.contextmanager
-def collecting(listener: str = "", settings: str = "", workers: int = 1) -> Iterator[Collecting]:
-    """A Posthouse whose second listener is a collector for DOMAIN; the first one's lines are `listener`."""
+def collecting(listener: str = "", settings: str = "", workers: int = 1, rates: str = "") -> Iterator[Collecting]:
+    """A Posthouse whose second listener is a collector for DOMAIN; the first one's lines are `listener`.
+
+    `rates` are further lines of [collector].
+    """
     port = free_port(ADDRESS)
     text = f"""\
 [[listener]]
@@ -61,6 +64,7 @@ address = "{ADDRESS}:{port}"
 role = "collector"
 [collector]
 domains = ["{DOMAIN}"]
+{rates}
 [[route]]
 domain = "{DOMAIN}"
 to = "smtp://{ADDRESS}:{port}"

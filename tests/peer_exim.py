@@ -92,14 +92,22 @@ percent:
   driver = redirect
   domains = +local_domains
   local_parts = ^.*%.*
-  data = ${{sg{{$local_part}}{{%}}{{@}}}}
+  data = ${{sg{{$local_part}}{{^(.*)%}}{{\\$1@}}}}
 """
 _FORWARD = """\
 forward:
   driver = redirect
   domains = +local_domains
-  local_part_prefix = to+
+  local_parts = ^.*=.*
   data = ${{sg{{$local_part}}{{=}}{{@}}}}
+"""
+_SECRET_FORWARD = _FORWARD.replace("local_parts = ^.*=.*", "local_part_prefix = to+")
+_FIXED = """\
+fixed:
+  driver = redirect
+  domains = +local_domains
+  local_parts = list : postmaster
+  data = member@third-party.test
 """
 
 
@@ -126,6 +134,7 @@ def _form(
 EXIM_FORMS = (
     _form("closed", False, "only local clients and those who logged in may relay"),
     _form("closed-backup-mx", False, "a partner's domain is relayed to", relay_to="dept.ours.test : *.partner.test"),
+    _form("closed-forwarding", False, "addresses of its own are forwarded to a fixed address outside", router=_FIXED),
     _form("open-wide-networks", True, "half of all addresses are trusted", relay_from="10.0.0.0/8 : 0.0.0.0/1"),
     _form("open-permit-above", True, "an accept stands above the require", first="  accept !senders = :\n"),
     _form("open-tls", True, "every client that speaks TLS may relay", second="  accept encrypted = *\n"),
@@ -143,7 +152,8 @@ EXIM_FORMS = (
         first="  accept condition = ${{if eqi{{$sender_helo_name}}{{exim.test}}}}\n",
     ),
     _form("open-percent-hack", True, "u%third@ours goes to u@third", router=_PERCENT, restricted=False),
-    _form("open-forwarder", True, "to+u=third@ours goes to u@third", router=_FORWARD),
+    _form("open-secret-forwarder", True, "to+u=third@ours is forwarded to u@third", router=_SECRET_FORWARD),
+    _form("open-forwarder", True, "u=third@ours is forwarded to u@third", router=_FORWARD),
 )
 """Exim's forms."""
 

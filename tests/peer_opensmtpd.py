@@ -25,7 +25,7 @@ from peer_relay_forms import LOCAL_DOMAIN, Form, RelayPeer
 from peer_servers import NextHop
 
 _HEAD = """\
-table users {{ "@" = nobody }}
+table users {{ "postmaster@ours.test" = nobody, "user@ours.test" = nobody, FORWARDS }}
 pki opensmtpd.test cert "{directory}/cert.pem"
 pki opensmtpd.test key "{directory}/key.pem"
 LISTEN
@@ -37,8 +37,16 @@ _OURS = f'match from any for domain "{LOCAL_DOMAIN}" action "keep"\n'
 _LOCAL = 'match from local for any action "relay"\n'
 
 
-def _form(name: str, is_open: bool, says: str, rules: str, listen: str = "") -> Form:
-    return Form(name, is_open, says, _HEAD.replace("LISTEN", f"{_LISTEN} {listen}".strip()) + rules)
+def _form(
+    name: str,
+    is_open: bool,
+    says: str,
+    rules: str,
+    listen: str = "",
+    forwards: str = '"root@ours.test" = nobody',
+) -> Form:
+    head = _HEAD.replace("LISTEN", f"{_LISTEN} {listen}".strip()).replace("FORWARDS", forwards)
+    return Form(name, is_open, says, head + rules)
 
 
 OPENSMTPD_FORMS = (
@@ -55,6 +63,13 @@ OPENSMTPD_FORMS = (
         False,
         "a reject stands before",
         "match from any for any reject\n" + 'match from any for any action "relay"\n',
+    ),
+    _form(
+        "closed-forwarding",
+        False,
+        "an address of its own is forwarded to a fixed address outside",
+        _OURS + _LOCAL,
+        forwards='"list@ours.test" = "member@third-party.test"',
     ),
     _form("open-any", True, "anyone may relay anywhere", _OURS + 'match from any for any action "relay"\n'),
     _form(

@@ -79,8 +79,11 @@ _ACCESS = {
     "open-reverse-path": f"From:{LOCAL_DOMAIN} RELAY\n",
 }
 
+_ALIASES = {"closed-forwarding": "list member@third-party.test\n"}
+
 SENDMAIL_FORMS = (
     _form("closed", False, "one partner's address may relay"),
+    _form("closed-forwarding", False, "an address of its own is forwarded to a fixed address outside"),
     _form("closed-reject", False, "a client is refused by name"),
     _form("open-promiscuous", True, "relaying is not looked at", "FEATURE(`promiscuous_relay')dnl"),
     _form("open-wide-networks", True, "nearly all addresses are trusted"),
@@ -145,7 +148,7 @@ def lay_out_sendmail(form: Form, directory: Path, address: str, port: int, third
     source.write_text(form.text.format(directory=directory, address=address, port=port, cf=cf, **where))
     configuration = directory / "sendmail.cf"
     configuration.write_text(_run(program("sendmail", "usr/bin/m4"), f"-D_CF_DIR_={cf}/", str(source)))
-    for name, table in (("access", _ACCESS.get(form.name, "")), ("aliases", "@ @\n")):
+    for name, table in (("access", _ACCESS.get(form.name, "")), ("aliases", "@ @\n" + _ALIASES.get(form.name, ""))):
         make = shlex.join([program("sendmail", "usr/libexec/sendmail/makemap"), "-C", str(configuration), "hash"])
         (directory / name).write_text(table)
         _run("sh", "-c", f"{make} {directory / name} < {directory / name}")
