@@ -257,3 +257,11 @@ def test_exim_takes_what_is_called_open_and_refuses_what_is_called_closed(tmp_pa
 def test_a_file_that_exim_does_not_take_is_a_doubt(tmp_path: Path) -> None:
     finding = audited(tmp_path, more="no_such_option = 1\n")
     assert any("no_such_option" in doubt for doubt in finding.doubts)
+
+
+def test_configuration_of_another_server_is_not_called_closed(tmp_path: Path) -> None:
+    file = tmp_path / "main.cf"
+    file.write_text("myhostname=mx.example.org\nmynetworks=0.0.0.0/0\n")
+    found = audit(Kind.EXIM, file, ())
+    assert isinstance(found, CannotTell)
+    assert "can hardly be what" in found.words

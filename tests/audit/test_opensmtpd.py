@@ -147,3 +147,11 @@ def test_a_gateway_inside_a_trusted_network_is_named(tmp_path: Path) -> None:
 def test_a_directory_without_the_file_is_said_to_be_one(tmp_path: Path) -> None:
     with pytest.raises(AuditError, match=r"smtpd\.conf"):
         audit(Kind.OPENSMTPD, tmp_path)
+
+
+def test_configuration_of_another_server_is_not_called_closed(tmp_path: Path) -> None:
+    file = tmp_path / "main.cf"
+    file.write_text("myhostname=mx.example.org\nmynetworks=0.0.0.0/0\n")
+    found = audit(Kind.OPENSMTPD, file, ())
+    assert isinstance(found, CannotTell)
+    assert "can hardly be what" in found.words

@@ -46,6 +46,9 @@ def examine(path: Path, gateways: tuple[Gateway, ...]) -> Finding:
         configuration = read(file)
     except Unclear as error:
         return CannotTell(file=error.place.file, line=error.place.line, words=error.words, rests_on=str(file))
+    if not (configuration.acls or configuration.routers or configuration.transports):
+        words = "it holds no ACL, no router and no transport, so it can hardly be what an Exim runs on"
+        return CannotTell(file=str(file), line=0, words=words, rests_on=str(file))
     audit = _Audit(configuration)
     exim = find_exim(file)
     rests_on, doubts = _source(file, exim)

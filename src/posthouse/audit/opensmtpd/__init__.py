@@ -26,6 +26,9 @@ def examine(path: Path, gateways: tuple[Gateway, ...]) -> Finding:
         configuration = read(read_statements(file), file.parent)
     except Unreadable as error:
         return CannotTell(file=error.file, line=error.line, words=error.words, rests_on=str(file))
+    if not (configuration.listeners or configuration.actions or configuration.rules):
+        words = "it holds no listen, no action and no match, so it can hardly be what an OpenSMTPD runs on"
+        return CannotTell(file=str(file), line=0, words=words, rests_on=str(file))
     crowd = Crowd(configuration)
     rests_on, doubts = _validity(file)
     doubts += _doubts(configuration, crowd, gateways)
