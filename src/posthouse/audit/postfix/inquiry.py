@@ -7,9 +7,9 @@ import msgspec
 
 from posthouse.audit.finding import Counterexample
 from posthouse.audit.postfix.door import Door
-from posthouse.audit.postfix.oracle import Oracle, readings
+from posthouse.audit.postfix.oracle import Oracle, TooManyReadings, deciding, readings
 from posthouse.audit.postfix.outcome import Outcome, Permit
-from posthouse.audit.postfix.place import Place, Stop
+from posthouse.audit.postfix.place import Place
 from posthouse.audit.postfix.resolver import Class, Resolved
 from posthouse.audit.postfix.smtpd import Smtpd, Stage
 from posthouse.audit.postfix.stranger import Stranger
@@ -66,33 +66,39 @@ def _posers(door: Door, smtpd: Smtpd, *, trusts_public_authorities: bool) -> Ite
 
 
 def _ask(door: Door, smtpd: Smtpd, stranger: Stranger, answers: Answers) -> None:
-    seen: list[tuple[Relayed | None, Outcome]] = []
-    stops: list[Stop] = []
+    """Open when the mail leaves under every reading of what is unknown; not to be told when it does under some."""
 
-    def evaluate(oracle: Oracle) -> tuple[Relayed | None, Outcome]:
-        outcome = Walk(smtpd, stranger, oracle).outcome()
-        return _relayed(smtpd, stranger, outcome, oracle), outcome
-
-    for (relayed, outcome), oracle in readings(evaluate):
+    def evaluate(oracle: Oracle) -> tuple[Relayed, Outcome] | None:
         answers.walks += 1
-        seen.append((relayed, outcome))
-        stops += oracle.stops if relayed else []
-        if relayed is None and (answers.stops or any(way is not None for way, _ in seen)):
-            break  # not open under every reading; and that one can't tell is known already
-    if not any(relayed for relayed, _ in seen):
+        outcome = Walk(smtpd, stranger, oracle).outcome()
+        relayed = _relayed(smtpd, stranger, outcome, oracle)
+        return None if relayed is None else (relayed, outcome)
+
+    let_in: tuple[tuple[Relayed, Outcome] | None, Oracle] | None = None
+    is_refused = False
+    oracle = Oracle([])
+    try:
+        for answer, oracle in readings(evaluate):
+            if answer is not None:
+                let_in = (answer, oracle)
+            is_refused |= answer is None
+            if is_refused and (answers.stops or let_in):
+                break  # not open under every reading; and that one can't tell is known already, or is known now
+    except TooManyReadings:
+        is_refused, let_in = True, let_in or (None, oracle)  # neither is proven
+    if let_in is None:
         return
-    if all(relayed for relayed, _ in seen):
-        relayed, outcome = seen[-1]
-        if relayed is not None:
-            found = _counterexample(door, smtpd, stranger, relayed, outcome)
-            if stranger.claim and door.proxy is not None and door.is_private and not door.is_loopback:
-                words = f"{found.words} It listens on a private address only: can others than the proxy reach it?"
-                answers.stops.setdefault(Place(found.file, found.line), words)
-            else:
-                answers.openings.setdefault(Place(found.file, found.line), found)
+    if is_refused or let_in[0] is None:
+        stops = let_in[1].stops if let_in[0] is None else deciding(evaluate, let_in[1])
+        for stop in stops:
+            answers.stops.setdefault(stop.place, stop.words)
         return
-    for stop in stops:
-        answers.stops.setdefault(stop.place, stop.words)
+    found = _counterexample(door, smtpd, stranger, *let_in[0])
+    if stranger.claim and door.proxy is not None and door.is_private and not door.is_loopback:
+        words = f"{found.words} It listens on a private address only: can others than the proxy reach it?"
+        answers.stops.setdefault(Place(found.file, found.line), words)
+    else:
+        answers.openings.setdefault(Place(found.file, found.line), found)
 
 
 def _relayed(smtpd: Smtpd, stranger: Stranger, outcome: Outcome, oracle: Oracle) -> Relayed | None:

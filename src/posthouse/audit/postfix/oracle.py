@@ -40,8 +40,23 @@ class Oracle:
         return found
 
 
+class TooManyReadings(Exception):
+    """Not all of them were looked at."""
+
+
+def deciding(evaluate: Callable[[Oracle], object], oracle: Oracle) -> list[Stop]:
+    """Those unknowns of a reading that comes out true which alone can make it come out otherwise; all, when none can alone."""
+    choices = [choice for choice, _ in oracle.taken]
+    found = []
+    for at, (choice, options) in enumerate(oracle.taken):
+        others = ([*choices[:at], other, *choices[at + 1 :]] for other in range(options) if other != choice)
+        if not all(evaluate(Oracle(script)) for script in others):
+            found.append(oracle.stops[at])
+    return found or oracle.stops
+
+
 def readings(evaluate: Callable[[Oracle], Answer]) -> Iterator[tuple[Answer, Oracle]]:
-    """The answer under each reading, at most some hundred of them."""
+    """The answer under each reading. TooManyReadings after some hundred of them."""
     script: list[int] = []
     for _ in range(_MOST_READINGS):
         oracle = Oracle(script)
@@ -52,3 +67,4 @@ def readings(evaluate: Callable[[Oracle], Answer]) -> Iterator[tuple[Answer, Ora
         if not taken:
             return
         script = [choice for choice, _ in taken[:-1]] + [taken[-1][0] + 1]
+    raise TooManyReadings
