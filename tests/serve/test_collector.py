@@ -10,6 +10,7 @@ import pytest
 
 from collecting import DOMAIN, collecting, fresh_test, lab_line, send
 from peer_programs import free_port, greets, wait_until
+from posthouse.cli.options import ExitStatus
 from posthouse.serve.control import ask
 from posthouse.tester.receipts import MOST_PER_TOKEN
 from posthouse.tester.reception import HEADER_KEPT
@@ -223,3 +224,10 @@ def test_large_and_odd_mail_is_bounded_and_the_collector_goes_on() -> None:
 def test_greeting_says_that_this_is_a_collector() -> None:
     with collecting() as collector, socket.create_connection((ADDRESS, collector.port), timeout=20) as line:
         assert b"220 relay.test ESMTP Posthouse collector: takes probes" in line.recv(512)
+
+
+def test_collector_that_is_tested_itself_is_not_called_open() -> None:
+    with collecting() as collector:
+        done = collector.server.command("test", f"{ADDRESS}:{collector.port}", check=False)
+    assert done.returncode == ExitStatus.NO_VERDICT
+    assert "this is the collector of a relay test" in done.stdout
