@@ -67,7 +67,7 @@ _KNOBS = (
     "synchronous=NORMAL",  # the sync of each transaction is ours, see `batch`
     "wal_autocheckpoint=0",
     "secure_delete=OFF",
-    "cache_size=-2000",
+    "cache_size=-8000",
     "journal_size_limit=67108864",
 )
 
@@ -138,7 +138,7 @@ def open_reader(directory: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(directory / DATABASE_NAME, isolation_level=None, timeout=5.0)
     tolerate_bad_text(connection)
     connection.execute("PRAGMA query_only=ON")
-    connection.execute("PRAGMA cache_size=-1000")
+    connection.execute("PRAGMA cache_size=-4000")
     return connection
 
 
