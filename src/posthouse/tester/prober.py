@@ -213,6 +213,7 @@ class _Test:
     def _report(self) -> Report:
         sessions = self._sessions
         results = tuple(self._results[case.number] for case in self._cases if case.number in self._results)
+        is_from_itself = sessions.local_address in (self._target.address, "127.0.0.1", "::1")
         verdict = judge_host(self._cases, [(result.number, result.verdict) for result in results])
         report = Report(
             target=self._target.name or self._target.address,
@@ -235,7 +236,7 @@ class _Test:
             doubts=self._doubts(),
             transcripts=tuple(sessions.transcripts),
         )
-        return msgspec.structs.replace(report, remedy=find_remedy(report))
+        return msgspec.structs.replace(report, remedy=find_remedy(report, is_from_itself=is_from_itself))
 
     def _reach(self) -> Reach:
         return Reach.TALKED if self._sessions.banner else self._sessions.reach

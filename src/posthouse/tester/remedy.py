@@ -65,12 +65,17 @@ _EVERYONE, _SENDER, _TRICK, _HELLO, _TLS, _PROXY, _XCLIENT, _SMUGGLED = (
 )
 
 
-def find_remedy(report: Report) -> Remedy | None:
-    """The first thing to do; None when no case was relayed or accepted."""
+def find_remedy(report: Report, *, is_from_itself: bool = False) -> Remedy | None:
+    """The first thing to do; None when no case was relayed or accepted. `is_from_itself`: the test came from an address of the
+    host's own machine."""
     door = _door(report.results)
     if not door:
         return None
     software = report.software
+    if software == "posthouse" and any(_LAB in result.reply for result in report.results):
+        return Remedy(software, _OPEN_ON_PURPOSE)
+    if software == "posthouse" and door == _EVERYONE and is_from_itself:
+        return Remedy(software, _TRUSTS_ITSELF)
     sentence, lines, see = _REMEDIES.get((software, door)) or _REMEDIES.get(("", door)) or _REMEDIES["", _EVERYONE]
     return Remedy(software, sentence, lines, see)
 
@@ -94,6 +99,12 @@ _DOORS = (
     (_SMUGGLED, set(range(901, 1000))),
 )
 
+_LAB = "This is a lab: "
+_OPEN_ON_PURPOSE = "It is a lab, an open relay on purpose: nothing is to be done while only those can reach it whom `posthouse check` on it names."
+_TRUSTS_ITSELF = (
+    "A Posthouse relays for its own machine, which is no fault: test it from an address that it does not trust, with --source "
+    "127.0.0.2 on loopback, or from another machine; `posthouse check` on it says whom it trusts."
+)
 _POSTFIX_CLOSED = "smtpd_relay_restrictions = permit_mynetworks, permit_sasl_authenticated, reject_unauth_destination"
 _REMEDIES: dict[tuple[str, str], tuple[str, tuple[str, ...], str]] = {
     ("", _EVERYONE): (
