@@ -125,6 +125,8 @@ def test_random_lists_answer_each_stranger_as_foreseen(tmp_path: Path, monkeypat
                 if one.client == OUTSIDE and one.name == "unknown"
             ]
             for stranger in everyone[:: max(1, len(everyone) // STRANGERS)]:
+                if stranger.recipients > 1 and "DISCARD" in str(form.settings):
+                    continue  # whom the first recipient discards, the second is not asked about: nothing leaves
                 foreseen = Walk(smtpd, stranger, Oracle([])).outcome().is_accepted
                 asked += 1
                 if smtpds[form.name].takes(stranger, data=bool(smtpd.lists[Stage.DATA])) != foreseen:

@@ -94,9 +94,8 @@ class Walk:
             self._defers_if_reject = False
         try:
             return self._run(self._smtpd.lists[stage], default)
-        except ServerError:
-            # longjmp(3) turns the 0 of a mere warning into 1, which is OK
-            return Status.OK if self._warns_at else Status.REJECT
+        except ServerError:  # refuses even behind warn_if_reject
+            return Status.REJECT
 
     def _run(self, restrictions: Iterable[Restriction], default: str) -> Status:
         saved = self._recursion
