@@ -84,6 +84,25 @@ def test_250_to_rcpt_and_a_refusal_of_the_content_is_no_relaying():
     assert report.verdict is HostVerdict.CLOSED, report.words
 
 
+def test_server_that_keeps_the_transaction_of_a_refused_content_is_asked_every_case():
+    class Keeps(Manners):
+        """As Postfix does with smtpd_end_of_data_restrictions."""
+
+        async def command(self, line):
+            if line[:4].upper() == "MAIL" and self.forward_paths:
+                return "503 5.5.1 nested MAIL command"
+            return await super().command(line)
+
+        def rcpt(self, path):
+            return "250 2.1.5 ok"
+
+        def accept(self, content):
+            return "554 5.7.1 access denied"
+
+    report, _ = run(Keeps)
+    assert report.verdict is HostVerdict.CLOSED, report.words
+
+
 def test_catch_all_of_the_hosts_own_domain_is_not_taken_for_a_relay():
     class CatchAll(Manners):
         def is_ours(self, path):
@@ -138,7 +157,13 @@ def test_one_open_door_is_found_and_no_other(door):
 
 
 @pytest.mark.parametrize(
-    "forward_path", ["<relay-test=example.com@here.test>", "<SRS0=AAAA=AA=example.com=relay-test@here.test>"]
+    "forward_path",
+    [
+        "<relay-test=example.com@here.test>",
+        "<SRS0=AAAA=AA=example.com=relay-test@here.test>",
+        "<relay-test+example.com@here.test>",
+        "<IMCEASMTP-relay-test+40example+2Ecom@here.test>",
+    ],
 )
 def test_mailbox_that_may_be_a_forwarder_of_anything_is_no_proof_that_it_is_not(forward_path):
     class Forwards(Manners):

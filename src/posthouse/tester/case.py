@@ -84,6 +84,11 @@ class Names(msgspec.Struct, frozen=True):
         return self.third_party.upper()
 
     @property
+    def third_domain_encoded(self) -> str:
+        """The third party's domain as Exchange encapsulates it: "+2E" for a dot."""
+        return self.third_domain.replace(".", "+2E")
+
+    @property
     def tester(self) -> str:
         """The tester's own mailbox."""
         return f"{self.tester_local}@{self.tester_domain}"
@@ -142,7 +147,7 @@ class Case(msgspec.Struct, frozen=True):
     @property
     def may_forward(self) -> bool:
         """Its recipient may be a mailbox of the host's own, or an alias that forwards to whom the local part names."""
-        return self.right is Right.LOCAL and self.may_be_local and "{third_domain}" in self.forward_path
+        return self.right is Right.LOCAL and self.may_be_local and "{third_domain" in self.forward_path
 
     @property
     def ends_at_rcpt(self) -> bool:
@@ -266,6 +271,8 @@ CASES: tuple[Case, ...] = (
     _recipient(210, "percent hack behind a source route", "<@{target_domain}:{third_local}%{third_domain}@{target_name}>", _PERCENT),
     _recipient(211, "equals sign at the target's domain", "<{third_local}={third_domain}@{target_domain}>", _FORWARDER, Right.LOCAL),
     _recipient(212, "SRS without its check, at the target's domain", "<SRS0=AAAA=AA={third_domain}={third_local}@{target_domain}>", _SRS, Right.LOCAL),
+    _recipient(213, "plus sign at the target's domain", "<{third_local}+{third_domain}@{target_domain}>", _FORWARDER, Right.LOCAL),
+    _recipient(214, "encapsulated, at the target's domain", "<IMCEASMTP-{third_local}+40{third_domain_encoded}@{target_domain}>", "Exchange 5.5, which took an encapsulated address (IMCEA) apart and relayed to what was inside (CVE-1999-0682)", Right.LOCAL),
     # Bang path
     _recipient(301, "bang path", "<{third_domain}!{third_local}>", _BANG),
     _recipient(302, "bang path at the target's domain", "<{third_domain}!{third_local}@{target_domain}>", _BANG),

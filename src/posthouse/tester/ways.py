@@ -131,7 +131,7 @@ async def _after_rcpt(dialogue: Dialogue, said: Said, reply: Reply) -> Outcome:
 
 async def _content(dialogue: Dialogue, said: Said) -> Answer:
     reply = await dialogue.content(said.message)
-    dialogue.is_clean = True
+    dialogue.is_clean = reply.code < 300  # Postfix keeps the transaction of a content that it refuses
     return Answer(Stage.CONTENT, reply) if reply.code < 300 else _no(reply, Stage.CONTENT)
 
 
@@ -166,7 +166,7 @@ async def _bdat(dialogue: Dialogue, said: Said) -> Outcome:
     if reply.code >= 300:
         return _no(reply, Stage.RCPT)
     reply = await dialogue.chunk(said.message)
-    dialogue.is_clean = True
+    dialogue.is_clean = reply.code < 300
     return Answer(Stage.CONTENT, reply) if reply.code < 300 else _no(reply, Stage.CONTENT)
 
 
