@@ -33,6 +33,7 @@ class KernelSync:
         self._make = linux_aio.Operation.fdsync
         self._loop = loop
         self._operation: Any = None
+        self._result: int | None = None
         self._done: Callable[[OSError | None], None] | None = None
         loop.add_reader(self._context.fileno, self._collect)
 
@@ -55,6 +56,7 @@ class KernelSync:
     def wait(self) -> None:
         """Blocks until the sync that is under way has ended, and calls its `done`."""
         self._context.process_events(1, 1, -1)
+        self._finish()
 
     def close(self) -> None:
         """Lets go of the kernel's part. Nothing may be under way."""
@@ -65,8 +67,14 @@ class KernelSync:
     def _collect(self) -> None:
         self._context.poll()
         self._context.process_events()
+        self._finish()
 
     def _ended(self, result: int) -> None:
-        done, self._done, self._operation = self._done, None, None
-        if done is not None:
-            done(OSError(-result, os.strerror(-result)) if result < 0 else None)
+        self._result = result  # no more in here: the library would swallow what goes wrong
+
+    def _finish(self) -> None:
+        result, done = self._result, self._done
+        if result is None or done is None:
+            return
+        self._result = self._done = self._operation = None
+        done(OSError(-result, os.strerror(-result)) if result < 0 else None)
