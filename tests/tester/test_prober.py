@@ -49,12 +49,12 @@ class Collector:
         """Nothing to do."""
 
 
-def run(behaviour, lost=None, on_event=lambda _: None, **more):
+def run(behaviour, lost=None, on_event=lambda _: None, called="", **more):
     async def go():
         async with serving(behaviour) as world:
             collector = Collector(world, frozenset(lost)) if lost is not None else None
             settings = ProberSettings(TESTER, deadline_seconds=20, **({"numbers": PLAIN} | more))
-            target = Target("127.0.0.1", world.port, domain="here.test")
+            target = Target("127.0.0.1", world.port, called, domain="here.test")
             report = await probe(target, settings, tokens=KEY, collector=collector, on_event=on_event)
             return report, world
 
@@ -85,6 +85,26 @@ def test_nothing_that_came_back_is_no_verdict():
     report, _ = run(Open, lost=PLAIN, delivery_seconds=0.5)
     assert report.verdict is HostVerdict.UNKNOWN, report.words
     assert "nothing arrived" in report.words
+
+
+def test_recipient_that_is_refused_for_its_length_was_not_tried():
+    class Strict(Manners):
+        def rcpt(self, path):
+            local = path.strip("<>").rpartition("@")[0] or path.strip("<>")
+            return "501 5.1.3 the local part is too long" if len(local) > 64 else super().rcpt(path)
+
+    numbers = frozenset({101, 201, 207})
+    report, _ = run(Strict, lost=(), numbers=numbers, called="a-host-with-a-long-name.here.test")
+    verdicts = {result.number: result.verdict for result in report.results}
+    assert verdicts == {
+        101: CaseVerdict.REFUSED,
+        201: CaseVerdict.REFUSED,
+        207: CaseVerdict.NOT_TRIED,
+    }
+    assert "shorter domain" in report.results[-1].words
+    assert report.verdict is HostVerdict.CLOSED
+    loose, _ = run(Manners, lost=(), numbers=numbers, called="a-host-with-a-long-name.here.test")
+    assert {result.verdict for result in loose.results} == {CaseVerdict.REFUSED}
 
 
 def test_reverse_path_says_who_tests_and_carries_the_token_for_notices():

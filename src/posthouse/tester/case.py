@@ -149,6 +149,13 @@ class Case(msgspec.Struct, frozen=True):
         """Its recipient may be a mailbox of the host's own, or an alias that forwards to whom the local part names."""
         return self.right is Right.LOCAL and self.may_be_local and "{third_domain" in self.forward_path
 
+    def local_part_octets(self, names: Names) -> int:
+        """How long the local part of its forward-path is: all before the last @, behind a source route."""
+        path = names.fill(self.forward_path).strip("<> ")
+        if path.startswith("@"):
+            path = path.partition(":")[2]
+        return len((path.rpartition("@")[0] or path).encode())
+
     @property
     def ends_at_rcpt(self) -> bool:
         """A mailbox of the host's own that carries no token: once it is accepted, no content could tell more."""

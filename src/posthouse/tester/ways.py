@@ -21,6 +21,12 @@ from posthouse.tester.verdict import Answer, Refusal, Stage, read_refusal
 
 _POSTMASTER = b"RCPT TO:<postmaster>"
 _line_ends = re.compile(r"\bbare\b|line ?feed|carriage return|<(?:LF|CR)>|\b(?:LF|CR)\b").search
+_length = re.compile(r"\b64\b|too long|too large|longer|length", re.IGNORECASE).search
+_LONGEST_LOCAL_PART = 64  # octets that a server must take, RFC 5321 4.5.3.1.1
+_TOO_LONG = (
+    "the token, the third party's domain and the host's name make a local part of more than 64 octets, which the host does not "
+    "take; a collector with a shorter domain can have it tried"
+)
 _SMUGGLED_REPLIES = 40
 """More than any false end of data can bring forth before QUIT."""
 
@@ -85,7 +91,20 @@ async def say(dialogue: Dialogue, said: Said) -> Outcome:
     }[case.offered]
     if not is_offered:
         return NotOffered(f"the host does not offer {case.offered}")
-    return await _WAYS[case.way](dialogue, said)
+    outcome = await _WAYS[case.way](dialogue, said)
+    if isinstance(outcome, Answer) and _is_about_length(said, outcome):
+        return NotOffered(_TOO_LONG)
+    return outcome
+
+
+def _is_about_length(said: Said, answer: Answer) -> bool:
+    """The recipient was refused for its length: that says nothing of a third party with a shorter address."""
+    if answer.stage is not Stage.RCPT or answer.reply.is_positive:
+        return False
+    text = answer.reply.text
+    return said.case.local_part_octets(said.names) > _LONGEST_LOCAL_PART and bool(
+        _length(text) or (answer.reply.code in (501, 553) and "syntax" in text.lower())
+    )
 
 
 def _no(reply: Reply, stage: Stage) -> Answer:
