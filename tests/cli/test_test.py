@@ -1,6 +1,8 @@
 """`posthouse test` and `posthouse scan` as they are typed."""
 
 import json
+import subprocess
+import sys
 
 import msgspec
 import pytest
@@ -160,3 +162,15 @@ def test_list_without_a_host_is_refused(capsys, home):
     (home / "list").write_text("# nothing\n")
     assert run(["scan", "list"]) == 2
     assert "names no host" in capsys.readouterr().err
+
+
+def test_reader_of_a_scan_that_has_had_enough_is_no_fault_of_the_list(home):
+    (home / "list").write_text("10.0.0.0/8\n" * 3)
+    command = [sys.executable, "-m", "posthouse", "scan", "list"]
+    with subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as scan:
+        assert scan.stdout is not None
+        assert scan.stderr is not None
+        scan.stdout.close()
+        said = scan.stderr.read().decode()
+        assert scan.wait(30) != 2  # no fault of usage
+    assert "list:" not in said

@@ -75,10 +75,11 @@ def run_scan(config: Config, wishes: ScanWishes, *, as_json: bool) -> int:
     raise_descriptor_limit()
     tally = _Tally()
     show = _ShowJson(wishes.keeps_dialogues) if as_json else _ShowText()
-    with _lines(wishes.file) as lines, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with _lines(wishes.file) as lines:
         entries = list(read_list(lines))
-        if not any(isinstance(entry, Entry) for entry in entries) and not entries:
-            fail(f"{wishes.file} names no host: write one a line, mx.example.org or 192.0.2.1:587")
+    if not entries:
+        fail(f"{wishes.file} names no host: write one a line, mx.example.org or 192.0.2.1:587")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_scan(config, wishes, entries, show, tally))
     show.end(tally)
     return ExitStatus(tally.verdict.exit_status)
