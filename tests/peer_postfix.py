@@ -51,6 +51,27 @@ POSTFIX_FORMS = (
         virtual_mailbox_maps=_USERS.replace("user@", "list@"),
     ),
     _form(
+        "closed-deferring",
+        False,
+        "as Debian delivers it: strangers are told 454, relay access denied",
+        smtpd_relay_restrictions="permit_mynetworks, permit_sasl_authenticated, defer_unauth_destination",
+    ),
+    _form(
+        "closed-late",
+        False,
+        "strangers are refused at the end of the data only",
+        smtpd_relay_restrictions="permit_mynetworks, friends, reject",
+        smtpd_end_of_data_restrictions="permit_mynetworks, reject",
+        **_FRIENDS,
+    ),
+    _form(
+        "closed-gateway",
+        False,
+        "the own domain is passed to an inner host, whatever the local part",
+        virtual_mailbox_domains="",
+        relay_domains=LOCAL_DOMAIN,
+    ),
+    _form(
         "open-wide-networks",
         True,
         "half of all addresses are trusted",
@@ -87,6 +108,18 @@ POSTFIX_FORMS = (
         ),
     ),
     _form(
+        "open-null-sender",
+        True,
+        "mail with a null reverse-path is let through, as notices are",
+        smtpd_relay_restrictions="permit_mynetworks, check_sender_access inline:{ <>=OK }, reject_unauth_destination",
+    ),
+    _form(
+        "open-hello-localhost",
+        True,
+        "a client that calls itself localhost is believed",
+        smtpd_relay_restrictions="permit_mynetworks, check_helo_access inline:{ localhost=OK }, reject_unauth_destination",
+    ),
+    _form(
         "open-hello",
         True,
         "a name said in HELO is believed",
@@ -105,6 +138,12 @@ POSTFIX_FORMS = (
         True,
         "u=third@ours is forwarded to u@third",
         virtual_alias_maps=_rewritten("="),
+    ),
+    _form(
+        "open-plus-forwarder",
+        True,
+        "u+third@ours is rewritten to u@third",
+        canonical_maps=_rewritten("[+]"),
     ),
     _form("open-xclient", True, "XCLIENT is believed from everyone", smtpd_authorized_xclient_hosts="0.0.0.0/0"),
     _form(

@@ -34,22 +34,28 @@ class Attempt(NamedTuple):
 
 ATTEMPTS = (
     Attempt("plainly", 101),
+    Attempt("with a null reverse-path", 102, reverse_path=""),
     Attempt("with a sender of the host's domain", 103, reverse_path=f"postmaster@{LOCAL_DOMAIN}"),
     Attempt("by percent hack", 201, forward_path=f"{{local}}%{THIRD_PARTY}@{LOCAL_DOMAIN}"),
     Attempt("by an alias that forwards anything", 211, forward_path=f"{{local}}={THIRD_PARTY}@{LOCAL_DOMAIN}"),
+    Attempt("by one that takes a plus for it", 213, forward_path=f"{{local}}+{THIRD_PARTY}@{LOCAL_DOMAIN}"),
     Attempt("under the host's own name", 701, hello="{name}"),
+    Attempt("as localhost", 703, hello="localhost"),
     Attempt("over TLS", 808, over_tls=True),
     Attempt("behind XCLIENT", 810, first="XCLIENT NAME=localhost ADDR=127.0.0.1"),
 )
 TO_AN_ALIAS = Attempt("to an alias with a fixed address outside", 0, forward_path=f"list@{LOCAL_DOMAIN}")
 """No relaying: what arrives was sent there by who owns the alias."""
 _WAYS_IN = {
+    "open-null-sender": 102,
     "open-reverse-path": 103,
     "open-local-from": 103,
     "open-percent-hack": 201,
     "open-routes-to-inside": 201,
     "open-forwarder": 211,
+    "open-plus-forwarder": 213,
     "open-hello": 701,
+    "open-hello-localhost": 703,
     "open-tls": 808,
     "open-xclient": 810,
 }
@@ -97,7 +103,7 @@ says from outside, and whether mail of a stranger did arrive at a third party. T
     ./run-tests tests/peers/test_table_of_truth.py
 
 starts every one of these servers on this machine (Debian's packages, unpacked beside the system), has a stranger at another
-address try seven ways in by hand, and looks into the mailboxes of a real Postfix that stands for the third party. A closed
+address try ten ways in by hand, and looks into the mailboxes of a real Postfix that stands for the third party. A closed
 server has to carry the mail of a client that it trusts, so that none is closed by being broken. *Way in* is the
 [case](cases.md) that got through; cases that arrived by hand and cases that `test` calls relayed are the same.
 

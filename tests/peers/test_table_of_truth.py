@@ -23,7 +23,7 @@ from peer_servers import NextHop, postfix_next_hop
 from relay_forms import ATTEMPTS, SERVERS, THIRD_PARTY, TO_AN_ALIAS, Attempt, Server, way_in
 
 pytestmark = [pytest.mark.peer, pytest.mark.slow]
-AT_ONCE = 4
+AT_ONCE = 6
 """Forms of one server that are tried side by side: nearly all of the time is waiting."""
 STRANGER = "127.0.0.2"
 POSTFIX = {name: environment("postfix")[name] for name in ("PATH", "LD_LIBRARY_PATH")}
