@@ -13,6 +13,7 @@ import re
 
 import msgspec
 
+_FULL_WIDTH = {code: code - 0x21 + 0xFF01 for code in range(ord("a"), ord("z") + 1)}
 _placeholder = re.compile(r"\{([a-z_]+)\}").sub
 
 
@@ -87,6 +88,11 @@ class Names(msgspec.Struct, frozen=True):
     def third_domain_encoded(self) -> str:
         """The third party's domain as Exchange encapsulates it: "+2E" for a dot."""
         return self.third_domain.replace(".", "+2E")
+
+    @property
+    def third_domain_wide(self) -> str:
+        """The third party's domain in full-width letters: IDNA maps them to the plain ones (UTS #46)."""
+        return self.third_domain.translate(_FULL_WIDTH)
 
     @property
     def tester(self) -> str:
@@ -322,6 +328,7 @@ CASES: tuple[Case, ...] = (
     Case(516, "recipient with SMTPUTF8", _TESTER, "<{third_local}@{third_domain}>", TESTER_HELLO, Way.SEPARATE, "servers that skip their checks for mail by RFC 6531", Right.REFUSED, " SMTPUTF8", offered="SMTPUTF8"),
     Case(517, "percent hack with SMTPUTF8", _TESTER, "<{third_local}％{third_domain}@{target_domain}>", TESTER_HELLO, Way.SEPARATE, "servers that make a full-width % plain after their checks (NFKC); else a local part like any other", Right.LOCAL, " SMTPUTF8", offered="SMTPUTF8"),
     _recipient(518, "UTF-8 without SMTPUTF8", "<{third_local}％{third_domain}@{target_domain}>", "the same, unasked", Right.LOCAL),
+    Case(519, "internationalised domain, full-width", _TESTER, "<{third_local}@{third_domain_wide}>", TESTER_HELLO, Way.SEPARATE, "servers that look a domain up in their tables as it is written, and route it as IDNA maps it", Right.REFUSED, " SMTPUTF8", offered="SMTPUTF8"),
     # Mailboxes of the host's own
     _recipient(601, "postmaster without a domain", "<postmaster>", "to be accepted; gateways that passed it on to a domain of the sender's", Right.LOCAL),
     _recipient(602, "postmaster at localhost", "<postmaster@localhost>", "an address of the host, or of nobody", Right.LOCAL),

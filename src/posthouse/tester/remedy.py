@@ -100,7 +100,7 @@ _DOORS = (
 )
 
 _LAB = "This is a lab: "
-_OPEN_ON_PURPOSE = "It is a lab, an open relay on purpose: nothing is to be done while only those can reach it whom `posthouse check` names."
+_OPEN_ON_PURPOSE = "It is a lab, an open relay on purpose: nothing is to be done while only those reach it whom `posthouse check` names."
 _TRUSTS_ITSELF = (
     "A Posthouse relays for its own machine, which is no fault: test it from an address that it does not trust, with --source "
     "127.0.0.2 on loopback, or from another machine; `posthouse check` on it says whom it trusts."
