@@ -91,6 +91,13 @@ SENDMAIL_FORMS = (
     _form("open-reverse-path", True, "a reverse-path is believed", "FEATURE(`relay_mail_from', `domain')dnl"),
     _form("open-local-from", True, "a local reverse-path is believed", "FEATURE(`relay_local_from')dnl"),
     _form(
+        "open-entire-domain",
+        True,
+        "the own domain as a whole may relay, and that is a top-level domain",
+        "FEATURE(`relay_entire_domain')dnl",
+        rules="Cmtest\n",
+    ),
+    _form(
         "open-percent-hack",
         True,
         "u%third@ours is let through for its domain, and goes to u@third",

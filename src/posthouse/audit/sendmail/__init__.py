@@ -44,9 +44,15 @@ def examine(path: Path, gateways: tuple[Gateway, ...]) -> Finding:
 
 
 def _in_force(sendmail: Sendmail, text: Text, file: Path) -> tuple[Text, tuple[str, ...]]:
-    """Class R and the access table as sendmail has them, with the lines of their sources where those say the same."""
+    """Class R and the access table as sendmail has them, with the lines of their sources where those say the same.
+
+    FEATURE(relay_entire_domain) adds the host's own domain, class m: of a host called example.org that is all of org.
+    """
     known = {line.text.lower() for line in text.relay_domains}
     more = [Line(name, str(file), 0) for name in sendmail.members("R") if name.lower() not in known]
+    entire = text.features.get("relay_entire_domain")
+    if entire is not None:
+        more += [Line(name, entire.file, entire.line) for name in sendmail.members("m") if name.lower() not in known]
     text = msgspec.structs.replace(text, relay_domains=(*text.relay_domains, *more))
     if text.access_table is None:
         return text, ()
