@@ -107,6 +107,18 @@ def test_recipient_that_is_refused_for_its_length_was_not_tried():
     assert {result.verdict for result in loose.results} == {CaseVerdict.REFUSED}
 
 
+def test_bad_syntax_of_a_long_recipient_with_two_at_signs_is_a_refusal():
+    class Strict(Manners):
+        def rcpt(self, path):
+            return "501 5.1.3 Bad recipient address syntax" if ";" in path or len(path) > 80 else super().rcpt(path)
+
+    report, _ = run(Strict, lost=(), numbers=frozenset({207, 412}), called="a-host-with-a-rather-long-name.here.test")
+    assert {result.number: result.verdict for result in report.results} == {
+        207: CaseVerdict.NOT_TRIED,
+        412: CaseVerdict.REFUSED,
+    }
+
+
 def test_reverse_path_says_who_tests_and_carries_the_token_for_notices():
     seen = []
 

@@ -155,12 +155,12 @@ class Case(msgspec.Struct, frozen=True):
         """Its recipient may be a mailbox of the host's own, or an alias that forwards to whom the local part names."""
         return self.right is Right.LOCAL and self.may_be_local and "{third_domain" in self.forward_path
 
-    def local_part_octets(self, names: Names) -> int:
-        """How long the local part of its forward-path is: all before the last @, behind a source route."""
+    def local_part(self, names: Names) -> str:
+        """The local part of its forward-path: all before the last @, behind a source route."""
         path = names.fill(self.forward_path).strip("<> ")
         if path.startswith("@"):
             path = path.partition(":")[2]
-        return len((path.rpartition("@")[0] or path).encode())
+        return path.rpartition("@")[0] or path
 
     @property
     def ends_at_rcpt(self) -> bool:

@@ -101,10 +101,12 @@ def _is_about_length(said: Said, answer: Answer) -> bool:
     """The recipient was refused for its length: that says nothing of a third party with a shorter address."""
     if answer.stage is not Stage.RCPT or answer.reply.is_positive:
         return False
-    text = answer.reply.text
-    return said.case.local_part_octets(said.names) > _LONGEST_LOCAL_PART and bool(
-        _length(text) or (answer.reply.code in (501, 553) and "syntax" in text.lower())
-    )
+    local_part, text = said.case.local_part(said.names), answer.reply.text
+    if len(local_part.encode()) <= _LONGEST_LOCAL_PART:
+        return False
+    # Some call it bad syntax (OpenSMTPD); but where there are two @ it is that whatever its length.
+    is_bad_syntax = answer.reply.code in (501, 553) and "syntax" in text.lower()
+    return _length(text) is not None or (is_bad_syntax and "@" not in local_part)
 
 
 def _no(reply: Reply, stage: Stage) -> Answer:
