@@ -152,6 +152,12 @@ EXIM_FORMS = (
         first="  accept condition = ${{if eqi{{$sender_helo_name}}{{exim.test}}}}\n",
     ),
     _form("open-percent-hack", True, "u%third@ours goes to u@third", router=_PERCENT, restricted=False),
+    _form(
+        "open-local-part",
+        True,
+        "anybody's postmaster may be written to",
+        second="  accept local_parts = abuse : ^postmaster.*\n",
+    ),
     _form("open-secret-forwarder", True, "to+u=third@ours is forwarded to u@third", router=_SECRET_FORWARD),
     _form("open-forwarder", True, "u=third@ours is forwarded to u@third", router=_FORWARD),
 )

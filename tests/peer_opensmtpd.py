@@ -112,6 +112,12 @@ OPENSMTPD_FORMS = (
         _OURS + 'match !from src 192.0.2.0/24 for any action "relay"\n',
     ),
     _form(
+        "open-local-part",
+        True,
+        "anybody's postmaster may be written to",
+        _OURS + 'match from any for any rcpt-to regex "^postmaster" action "relay"\n' + _LOCAL,
+    ),
+    _form(
         "open-order",
         True,
         "the reject stands below the rule that grants",

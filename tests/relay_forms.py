@@ -72,8 +72,8 @@ class Server(NamedTuple):
     name: str
 
 
-NOT_SEEN_FROM_OUTSIDE = frozenset({"closed-reject", "open-secret-forwarder"})
-"""Forms that `test` can't judge: one refuses the tester himself, of the other one would have to guess an alias."""
+NOT_SEEN_FROM_OUTSIDE = frozenset({"closed-reject", "open-secret-forwarder", "open-local-part"})
+"""Forms that `test` can't judge: one refuses the tester himself, the others are open for local parts that only their text tells."""
 
 
 def _seen(forms: tuple[Form, ...]) -> tuple[Form, ...]:
@@ -83,7 +83,7 @@ def _seen(forms: tuple[Form, ...]) -> tuple[Form, ...]:
 SERVERS = {
     "postfix": Server("Postfix", "postfix", POSTFIX_FORMS, postfix_relay, "postfix.test"),
     "exim": Server("Exim", "exim", _seen(EXIM_FORMS), exim_relay, "exim.test"),
-    "opensmtpd": Server("OpenSMTPD", "opensmtpd", OPENSMTPD_FORMS, opensmtpd_relay, "opensmtpd.test"),
+    "opensmtpd": Server("OpenSMTPD", "opensmtpd", _seen(OPENSMTPD_FORMS), opensmtpd_relay, "opensmtpd.test"),
     "sendmail": Server("sendmail", "sendmail", _seen(SENDMAIL_FORMS), sendmail_relay, "sendmail.test"),
     "multi-hop": Server("Postfix and a smart host", "postfix", MULTI_HOP_FORMS, multi_hop_relay, "postfix.test"),
 }
@@ -113,7 +113,8 @@ server has to carry the mail of a client that it trusts, so that none is closed 
 _TAIL = """
 A server that takes mail for any mailbox of its domain, and also those with `%` in them, gets *no verdict* from outside when
 nothing has arrived: what it keeps and what it sends on late look the same. One that refuses the tester's address gets none
-either. Its configuration can tell. And an alias that only its owner knows (`to+user=domain@`) is found by `check --mta` alone.
+either. Its configuration can tell. And what is open for some local parts only, an alias that its owner alone knows
+(`to+user=domain@`) or anybody's `postmaster`, is found by `check --mta` alone.
 """
 
 

@@ -58,8 +58,8 @@ def _asked_of(configuration: Configuration) -> str:
 
 
 def recipients(configuration: Configuration, domains: tuple[str, ...]) -> list[tuple[str, str]]:
-    """The third party itself; third parties that only a wide pattern lists; and tricks at the domains listed."""
-    found = [("someone", THIRD)]
+    """The third party itself, by each local part that is listed too; third parties that only a wide pattern lists; and tricks."""
+    found = [("someone", THIRD), *((local, THIRD) for local in _local_parts(configuration))]
     for text in _domain_texts(configuration):
         for item in items(text):
             ending = item.removeprefix("*").lstrip(".")
@@ -81,6 +81,27 @@ def own_domains(configuration: Configuration) -> tuple[str, ...]:
     own = configuration.options.get("primary_hostname")
     found += [own.text] if own else []
     return tuple(dict.fromkeys(one.lower() for one in found))
+
+
+def _local_parts(configuration: Configuration) -> Iterator[str]:
+    """One for each entry of a list of local parts; what stands for any text is filled with a letter."""
+    listed: list[str] = []
+    for (kind, _), text in configuration.lists.items():
+        if kind == "localpartlist":
+            listed += items(text.text)
+        elif kind == "addresslist":
+            listed += [item.rpartition("@")[0] for item in items(text.text)]
+    for statements in configuration.acls.values():
+        for condition in (one for statement in statements for one in statement.conditions):
+            if condition.name == "local_parts":
+                listed += items(condition.value)
+            elif condition.name == "recipients":
+                listed += [item.rpartition("@")[0] for item in items(condition.value)]
+    for item in listed:
+        bare = re.sub(r"\.[*+]|\[[^\]]*\][*+]?|\*", "x", item.lstrip("!").strip().lstrip("^").rstrip("$"))
+        local = bare.partition("|")[0].replace("(", "").replace(")", "").replace("\\", "")
+        if re.fullmatch(r"[A-Za-z0-9.=_+-]+", local):
+            yield local
 
 
 def _domain_texts(configuration: Configuration) -> Iterator[str]:

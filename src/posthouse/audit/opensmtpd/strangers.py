@@ -260,10 +260,11 @@ def _third_party_by(key: str, ask: Ask) -> list[str]:
         local, _, domain = key.rpartition("@") if "@" in key else (key, "", "")
         return [f"{local or 'someone'}@{one}" for one in _wide(domain)] if domain else [f"{local}@{THIRD_DOMAIN}"]
     if ask.is_regex:
-        witness = _witness(key, ask).rpartition("@")[2]
+        local, at, witness = _witness(key, ask).rpartition("@")
         endings = [f"third-party.{ending}" for ending in _COMMON_ENDINGS]
+        named = [f"{local if at else witness}@{THIRD_DOMAIN}"] if ask.property is Property.FORWARD_PATH else []
         # An expression without an anchor is met by other people's names, too: x@ours.test.third-party.example.
-        return [f"someone@{one}" for one in (*endings, f"{witness}.{THIRD_DOMAIN}", f"third-party{witness}")]
+        return named + [f"someone@{one}" for one in (*endings, f"{witness}.{THIRD_DOMAIN}", f"third-party{witness}")]
     return [f"someone@{one}" for one in _wide(key)]
 
 
