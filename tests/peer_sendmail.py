@@ -4,7 +4,9 @@ All its paths are configured. It waits a minute for a machine whose name has no 
 """
 
 import contextlib
+import os
 import shlex
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,7 +147,7 @@ def lay_out_sendmail(form: Form, directory: Path, address: str, port: int, third
         (directory / name).mkdir(parents=True)
     (directory / "queue").chmod(0o700)
     (directory / "mail" / "new").chmod(0o777)
-    (directory / "keep").write_text(f'#!/bin/sh\ncat > {directory}/mail/new/"$1"\n')
+    (directory / "keep").write_text(f'#!/bin/sh\nexec dd of={directory}/mail/new/"$1" status=none\n')
     (directory / "keep").chmod(0o755)
     (directory / "service.switch").write_text("hosts files\n")
     write_certificate(directory)
@@ -162,6 +164,16 @@ def lay_out_sendmail(form: Form, directory: Path, address: str, port: int, third
     return configuration
 
 
+def _end_deliveries(directory: Path) -> None:
+    """Its deliverers wait for one another's pipes once it is gone; sendmail has cleared the mark in their environment."""
+    place = f"of={directory}/mail/new/".encode()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                if place in (entry / "cmdline").read_bytes():
+                    os.kill(int(entry.name), signal.SIGKILL)
+
+
 @contextlib.contextmanager
 def sendmail_relay(form: Form, third_party: NextHop) -> Iterator[RelayPeer]:
     """sendmail in one of its forms; all that it relays goes to `third_party`."""
@@ -174,3 +186,4 @@ def sendmail_relay(form: Form, third_party: NextHop) -> Iterator[RelayPeer]:
         command = sendmail_command(directory, "-bD", "-C", str(configuration), "-X", str(directory / "session.log"))
         with running(command, lambda: greets(address, port), directory, environment("sendmail")):
             yield RelayPeer(directory, address, port, configuration)
+        _end_deliveries(directory)
