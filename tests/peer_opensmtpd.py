@@ -152,7 +152,7 @@ def opensmtpd_command(directory: Path, *arguments: str) -> list[str]:
     mounts.append((directory / "resolv.conf", "/etc/resolv.conf"))
     lines = [f"mount --bind {shlex.quote(str(source))} {target}" for source, target in mounts]
     lines.append(f"exec {shlex.join([program('opensmtpd', 'usr/sbin/smtpd'), *arguments])}")
-    return ["unshare", "--mount", "sh", "-e", "-c", "\n".join(lines)]
+    return ["unshare", "--mount", "--propagation", "slave", "sh", "-e", "-c", "\n".join(lines)]
 
 
 @contextlib.contextmanager

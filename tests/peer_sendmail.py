@@ -131,7 +131,7 @@ def sendmail_command(directory: Path, *arguments: str) -> list[str]:
     switch.write_text("passwd: files\ngroup: files\nhosts: files\n")
     command = shlex.join([program("sendmail", "usr/libexec/sendmail/sendmail"), *arguments])
     lines = ("hostname sendmail.test", f"mount --bind {shlex.quote(str(switch))} /etc/nsswitch.conf", f"exec {command}")
-    return ["unshare", "--uts", "--mount", "sh", "-e", "-c", "\n".join(lines)]
+    return ["unshare", "--uts", "--mount", "--propagation", "slave", "sh", "-e", "-c", "\n".join(lines)]
 
 
 def _run(*command: str) -> str:
