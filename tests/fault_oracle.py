@@ -9,8 +9,8 @@ does whoever looks into the queue and the mailboxes at the end. From these:
     phantom     arrived, and was never sent to that recipient: must be none
     duplicate   arrived again. Allowed only where a fault fell between the next hop's answer and our record of it, so each
                 one's earlier arrival must lie shortly before a fault; those that don't are `unexplained`: must be none.
-                Notices to senders: each fault since their message was sent may make one be written again, and one that
-                was delivered be delivered again: at most two more a fault
+                Notices to senders: each fault since their message was sent may make one more be written, and each that
+                was delivered be delivered again: of n faults at most (n + 1)(n + 2) / 2 arrivals
 
 A message that got no answer, or a 4yz one, may exist or not: only what was acknowledged must.
 """
@@ -250,7 +250,8 @@ def _judge_arrivals(findings: Findings, ledger: Ledger, key: Key, ones: list[Arr
     if recipient == "notice":
         again = len(ones) - 1
         findings.duplicate_notices += again
-        findings.unexplained += [key] * max(0, again - 2 * ledger.faults_since_sent(name, ones[-1].at))
+        faults = ledger.faults_since_sent(name, ones[-1].at)
+        findings.unexplained += [key] * max(0, len(ones) - (faults + 1) * (faults + 2) // 2)
         return
     for earlier, later in itertools.pairwise(ones):
         findings.duplicates += 1
