@@ -12,7 +12,6 @@ the driver shuts its sending side, reads on a little and closes, so that the rep
 """
 
 import collections
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,7 +32,7 @@ from posthouse.smtp.command import (
     command_line_limit,
     parse_command,
 )
-from posthouse.smtp.content import ContentLimits, ContentReader, Fault
+from posthouse.smtp.content import ContentReader, Fault
 from posthouse.smtp.driving import CLOSED, NEED_DATA, PAUSED, Ending, LocalProtocolError, Signal, Timeout
 from posthouse.smtp.event import (
     CommandAnswered,
@@ -54,10 +53,10 @@ from posthouse.smtp.event import (
 )
 from posthouse.smtp.line import BadLine, Inbox
 from posthouse.smtp.outbox import A_RESPONSE, RECORDED_OCTETS, Outbox
-from posthouse.smtp.reply import CONTENT_WELCOME, Reply, reply
+from posthouse.smtp.reply import CONTENT_WELCOME, Reply
 from posthouse.smtp.sasl import Authentication, Challenge, SaslError
 from posthouse.smtp.settings import Dialect, ServerSettings
-from posthouse.smtp.standing import Standing
+from posthouse.smtp.standing import Standing, shared_of
 from posthouse.smtp.state import (
     HELLO_FIRST,
     LHLO_FIRST,
@@ -108,7 +107,7 @@ class ServerConnection:
         self._after_swallowing: Callable[[], Event | None] = _nothing
         self._mails = 0
         self._mail_max = settings.mail_max
-        self._content_limits, self._greeting, self._goodbye, self._too_large = _fixed(settings)
+        self._content_limits, self._greeting, self._goodbye, self._too_large = shared_of(settings)
         self._step: _Step = ServerConnection._wait
 
     # What the driver asks and tells.
@@ -563,18 +562,6 @@ class ServerConnection:
 
     def _line_limit(self, head: bytes) -> int:
         return command_line_limit(head, self._standing.offers)
-
-
-@functools.lru_cache(maxsize=64)
-def _fixed(settings: ServerSettings) -> tuple[ContentLimits, Reply, Reply, Reply]:
-    """What all sessions of a listener share: bounds, greeting, farewell, and the refusal of what is too large."""
-    protocol = "LMTP" if settings.dialect is Dialect.LMTP else "ESMTP"
-    return (
-        settings.content_limits,
-        reply(220, "", f"{settings.hostname} {protocol} {settings.banner}"),
-        reply(221, "2.0.0", f"{settings.hostname} closing the connection"),
-        answers.too_large(settings.size_limit),
-    )
 
 
 def _nothing() -> None:

@@ -6,11 +6,12 @@ import msgspec
 
 from posthouse.smtp import answers
 from posthouse.smtp.command import NOT_IMPLEMENTED
+from posthouse.smtp.content import ContentLimits
 from posthouse.smtp.event import Verb
 from posthouse.smtp.extension import NO_OFFERS, Limits, Offers
-from posthouse.smtp.reply import Reply
+from posthouse.smtp.reply import Reply, reply
 from posthouse.smtp.sasl import MECHANISMS
-from posthouse.smtp.settings import ServerSettings
+from posthouse.smtp.settings import Dialect, ServerSettings
 
 
 class Standing:
@@ -79,3 +80,15 @@ def _welcome(settings: ServerSettings, tls: bool, auth: bool, mail_max: int, rcp
     """What EHLO offers, and its reply: the same for nearly all clients of a listener."""
     offers = msgspec.structs.replace(settings.offers(tls=tls, auth=auth), limits=Limits(mail_max, rcpt_max))
     return offers, Reply(250, "", (settings.hostname, *offers.lines()))
+
+
+@functools.lru_cache(maxsize=64)
+def shared_of(settings: ServerSettings) -> tuple[ContentLimits, Reply, Reply, Reply]:
+    """What all sessions of a listener share: bounds, greeting, farewell, and the refusal of what is too large."""
+    protocol = "LMTP" if settings.dialect is Dialect.LMTP else "ESMTP"
+    return (
+        settings.content_limits,
+        reply(220, "", f"{settings.hostname} {protocol} {settings.banner}"),
+        reply(221, "2.0.0", f"{settings.hostname} closing the connection"),
+        answers.too_large(settings.size_limit),
+    )
