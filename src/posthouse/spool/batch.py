@@ -242,10 +242,10 @@ class Batches:
             if batch.has_rows:
                 self._write_rows(batch)
             self._note(batch)
-            if batch.fates or batch.acts or not batch.incoming:
-                self._write_history()  # first: a message that has left the queue is never without its end
-            else:
+            if batch.incoming and not (batch.fates or batch.acts):
                 self._later(FATES_AFTER)
+            elif self.has_history:
+                self.history.write()  # first: a message that has left the queue is never without its end
             if batch.has_rows and not batch.chunks:
                 self.connection.execute("COMMIT")
         except sqlite3.Error as error:
@@ -265,13 +265,8 @@ class Batches:
 
     @property
     def has_history(self) -> bool:
-        """Something is to be written there, and there is room for it."""
+        """Something is to be written there, and may be: on a full disk the reserve is for what makes room again."""
         return self.history.has_waiting and not self.reserve.is_spent
-
-    def _write_history(self) -> None:
-        """On a full disk it waits: the reserve is for what makes room again."""
-        if not self.reserve.is_spent:
-            self.history.write()
 
     def _gather(self) -> Batch:
         most = self._most_fates if self._are_fates_due() else 0
