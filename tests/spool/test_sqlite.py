@@ -47,6 +47,50 @@ def test_all_that_arrives_in_one_turn_of_the_loop_shares_one_commit(tmp_path):
     _play(scene)
 
 
+def test_what_arrives_while_clients_go_on_talking_shares_one_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr("posthouse.spool.commit.COMPANY_SECONDS", 60.0)
+
+    async def scene():
+        heard = [0]
+        with sqlite_spool(tmp_path / "1", heard=lambda: heard[0]) as spool:
+            seen = _statements(spool)
+            accepting = []
+            for _ in range(10):  # turns of the loop, in each of which something comes
+                heard[0] += 1
+                accepting.append(asyncio.ensure_future(accept_many(spool, 1)))
+                await asyncio.sleep(0)
+            assert "COMMIT" not in seen
+            await asyncio.gather(*accepting)
+            assert seen.count("COMMIT") == 1
+
+    _play(scene)
+
+
+def test_clients_that_never_pause_hold_up_no_commit(tmp_path):
+    async def scene():
+        heard = iter(range(1 << 60))
+        with sqlite_spool(tmp_path / "1", heard=lambda: next(heard)) as spool:
+            async with asyncio.timeout(30):
+                await accept_many(spool, 1)
+
+    _play(scene)
+
+
+def test_lone_message_waits_for_no_company(tmp_path, monkeypatch):
+    monkeypatch.setattr("posthouse.spool.commit.COMPANY_SECONDS", 60.0)
+
+    async def scene():
+        with sqlite_spool(tmp_path / "1", heard=lambda: 7) as spool:
+            seen = _statements(spool)
+            accepting = asyncio.ensure_future(accept_many(spool, 1))
+            for _ in range(3):  # turns: the task begins, the batch begins, and nothing more
+                await asyncio.sleep(0)
+            assert seen.count("COMMIT") == 1
+            await accepting
+
+    _play(scene)
+
+
 def test_what_arrives_while_a_commit_runs_shares_the_next(tmp_path):
     async def scene():
         with sqlite_spool(tmp_path / "1") as spool:

@@ -101,6 +101,8 @@ class House(Protocol):
 
     connections: "dict[ServerProtocol, None]"
     is_stopping: bool
+    heard: int
+    """How often octets have come from a client."""
 
     @property
     def is_flooded(self) -> bool:
@@ -205,6 +207,7 @@ class ServerProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Octets from the client."""
+        self._house.heard += 1
         if self._phase is _PROXY:
             data = self._read_proxy(data)
         if self._phase is _DRAINING:

@@ -49,6 +49,8 @@ class Server:
         most, from `share(most)` connections on."""
         self.connections: dict[ServerProtocol, None] = {}  # in the order of their coming
         self.is_stopping = False
+        self.heard = 0
+        """How often octets have come from a client."""
         self._most, self._shed = _room(most)
         self._most_per_client = most_per_client
         self._share_of = share

@@ -137,6 +137,11 @@ class Worker:
         contexts = wiring.tls_contexts_of(config)
         self._sharing = Sharing(self.channel, told.workers)
         self._accounts = AccountStore(accounts_path(config), door=self._sharing.login_door)
+        limits = config.limits
+        server = self._server = Server(
+            limits.connections, limits.connections_per_client, self._sharing.share, self._sharing.report_crowd
+        )
+        self._sharing.server = server
         self._spools: dict[int, SqliteSpool] = {
             shard: SqliteSpool(
                 wiring.shard_directory(config, shard),
@@ -145,6 +150,7 @@ class Worker:
                 settings=wiring.spool_settings_of(config),
                 on_broken=self._broken,
                 clock=self._clock,
+                heard=lambda: server.heard,
             )
             for shard in told.shards
         }
@@ -171,11 +177,6 @@ class Worker:
         self._bouncer = Bouncer(config.hostname, self._intake, lambda: self._rules, self._clock)
         self._delivery = Delivery(self._scheduler, self._bouncer, retry, self._clock)
         self._scheduler.settle = self._delivery.settle
-        limits = config.limits
-        self._server = Server(
-            limits.connections, limits.connections_per_client, self._sharing.share, self._sharing.report_crowd
-        )
-        self._sharing.server = self._server
         for listener in told.listeners:
             sock = socket.socket(fileno=listener.fd)
             await self._listen(listener.listener, config, sock, contexts.get(listener.listener))

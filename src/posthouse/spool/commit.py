@@ -2,13 +2,16 @@
 
 Arrivals gather in the event loop. When no commit runs, the loop *stages* all that has gathered (it runs the statements,
 with the connection in its hands) and has the kernel sync it (see `kernel_sync`). A batch that is more than one sync goes to
-the thread, which *commits* it, and so does the upkeep. Meanwhile new arrivals gather and make the next batch. Nothing
-waits for company: the disk is the clock.
+the thread, which *commits* it, and so does the upkeep. Meanwhile new arrivals gather and make the next batch.
+
+A batch waits for company only while there is something else to do: it begins as soon as a turn of the loop has brought
+nothing more from clients, and after COMPANY_SECONDS in any case. A lone message never waits; in a crowd three times as
+many share a transaction.
 
 The connection has one owner at a time, and the phase says which:
 
     IDLE        the loop; nothing runs
-    CALLED      the loop; a start was asked for and comes in this turn of the loop
+    CALLED      the loop; a start was asked for and comes when no more is heard from clients
     COMMITTING  the thread, or nobody while the kernel syncs, until the end has been taken
     BROKEN      nobody: a sync failed, and trying it again would lie about what is on disk
     CLOSED      nobody
@@ -22,6 +25,7 @@ import enum
 import functools
 import queue
 import threading
+from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from posthouse.observe import log
@@ -29,6 +33,9 @@ from posthouse.spool.api import SpoolBroken, SpoolError
 from posthouse.spool.kernel_sync import KernelSync
 
 B = TypeVar("B")
+
+COMPANY_SECONDS = 0.005
+"""So long a batch is held up at most while clients go on talking."""
 
 
 class Phase(enum.Enum):
@@ -110,9 +117,15 @@ def _kernel_sync(loop: asyncio.AbstractEventLoop | None) -> KernelSync | None:
 class GroupCommit(Generic[B]):
     """Runs batches one at a time. Without a loop nothing starts by itself: `drain` does the work where it is called."""
 
-    def __init__(self, work: Work[B], loop: asyncio.AbstractEventLoop | None) -> None:
+    def __init__(
+        self, work: Work[B], loop: asyncio.AbstractEventLoop | None, heard: Callable[[], int] = lambda: 0
+    ) -> None:
+        """`heard` is a number that grows whenever a client is heard from."""
         self._work = work
         self._loop = loop
+        self._heard = heard
+        self._heard_before = 0
+        self._start_by = 0.0
         self._phase = Phase.IDLE
         self._jobs: queue.SimpleQueue[B | _Order] = queue.SimpleQueue()
         self._ends: queue.SimpleQueue[_End[B]] = queue.SimpleQueue()
@@ -129,10 +142,12 @@ class GroupCommit(Generic[B]):
         return self._phase
 
     def want(self) -> None:
-        """Something waits: commit it as soon as the thread is free, with all else that comes in this turn of the loop."""
+        """Something waits: commit it as soon as the thread is free, with all else that comes meanwhile."""
         if self._phase is Phase.IDLE and self._loop is not None:
             self._phase = Phase.CALLED
-            self._loop.call_soon(self._start)
+            self._heard_before = self._heard()
+            self._start_by = self._loop.time() + COMPANY_SECONDS
+            self._loop.call_soon(self._start_when_quiet, self._loop)
 
     def want_within(self, seconds: float) -> None:
         """Something waits that may wait so long for company. The first such wish sets the timer."""
@@ -186,6 +201,14 @@ class GroupCommit(Generic[B]):
         self._is_due = True
         if self._phase is Phase.IDLE:
             self._start()
+
+    def _start_when_quiet(self, loop: asyncio.AbstractEventLoop) -> None:
+        heard = self._heard()
+        if heard == self._heard_before or self._phase is not Phase.CALLED or loop.time() > self._start_by:
+            self._start()
+            return
+        self._heard_before = heard
+        loop.call_soon(self._start_when_quiet, loop)  # with that pending the loop does not sleep, it only looks
 
     def _start(self) -> None:
         if self._phase not in {Phase.IDLE, Phase.CALLED}:
@@ -247,7 +270,7 @@ class GroupCommit(Generic[B]):
         elif end.is_last:
             self._phase = Phase.IDLE
             if goes_on and (self._is_due or self._work.is_urgent()):
-                self._start()
+                self.want()
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not _Order.STOP:

@@ -76,12 +76,14 @@ class SqliteSpool:
         settings: SpoolSettings = _DEFAULTS,
         on_broken: Callable[[SpoolError], None] = lambda _: None,
         clock: Clock = wall_clock,
+        heard: Callable[[], int] = lambda: 0,
     ) -> None:
         """Opens the shard, made if missing, and clears what a crash left behind.
 
         Without a loop nothing is committed until `flush`, which calls the waiters back (for commands, while no server
         runs). `on_broken` is called once, in the loop's thread, after every waiter has been told: the server must leave
-        without closing the spool (`os._exit`), since a close would sync again. SpoolLocked, SpoolForeign, SpoolBroken.
+        without closing the spool (`os._exit`), since a close would sync again. `heard` is a number that grows whenever a
+        client is heard from: while it does, messages gather (see `commit`). SpoolLocked, SpoolForeign, SpoolBroken.
         """
         self.directory = directory
         self._loop = loop
@@ -94,7 +96,7 @@ class SqliteSpool:
             raise
         if loop is not None:
             self._batches.own = OwnFiles(directory / CONTENT, loop, self._fail)
-        self._commit = GroupCommit[Batch](self._batches, loop)
+        self._commit = GroupCommit[Batch](self._batches, loop, heard)
         self._ticker = loop.call_later(_TICK, self._tick) if loop is not None else None
 
     def _open(self, shard: int, settings: SpoolSettings, on_broken: Callable[[SpoolError], None]) -> None:
