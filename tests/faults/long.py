@@ -1,4 +1,4 @@
-"""The fault programme at length: `python tests/faults/long.py --kills 10000 --power-cuts 10000 --fuzz 10000000`.
+"""The fault programme at length: `python tests/faults/long.py --kills 10000 --power-cuts 10000 --mutations 10000000`.
 
 Every row that is asked for runs to its end, with its progress on standard error, and a table closes the run; without any
 option the whole long form runs. Rows run in parts of at most `--part` faults, each on a fresh queue with a seed of its own
@@ -14,6 +14,7 @@ import functools
 import itertools
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -216,7 +217,19 @@ def poisons(count: int, progress: Callable[[int], None]) -> Result:
 
 def fuzz(count: int, progress: Callable[[int], None]) -> Result:
     command = [sys.executable, str(ROOT / "fuzz" / "smtp_server.py"), f"-runs={count}"]
-    found = Result("inputs to the SMTP engine (fuzzing)", 0)
+    return _inputs("inputs to the SMTP engine, led by what they reach", command, progress)
+
+
+def mutations(count: int, progress: Callable[[int], None]) -> Result:
+    seed = random.randrange(1 << 32)
+    command = [sys.executable, str(ROOT / "fuzz" / "mutations.py"), "--count", str(count), "--seed", str(seed)]
+    found = _inputs("inputs to the SMTP engine, the corpus bent by chance", command, progress)
+    found.note = f"seed {seed}"
+    return found
+
+
+def _inputs(row: str, command: list[str], progress: Callable[[int], None]) -> Result:
+    found = Result(row, 0)
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stderr is not None
         tail: list[str] = []
@@ -250,7 +263,8 @@ ROWS: dict[str, tuple[Part, int, int]] = {
     "dns": (name_servers, 1, 1),
     "stops": (stops, 200, 200),
     "poison": (poisons, 30, 6),
-    "fuzz": (fuzz, 10_000_000, 10_000_000),
+    "fuzz": (fuzz, 100_000, 100_000),
+    "mutations": (mutations, 10_000_000, 500_000),
 }
 """Option → (what runs, how many make the long form, the most in one part)."""
 
