@@ -1,4 +1,4 @@
-"""What all commands share: --config, --json, exit statuses, and how an answer or a refusal is printed.
+"""What commands share: --config, --json, some of the relay test, exit statuses, and how an answer or a refusal is printed.
 
 Use as decorators on a click command: `@config_option` passes `config_path` (Path or None) and `@json_option` passes
 `as_json`. A ConfigError may simply be let through: the program prints it and exits 2.
@@ -77,6 +77,24 @@ def config_option(command: F) -> F:
 def json_option(command: F) -> F:
     """Adds `--json`, passed as `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document, for programs.")(command)
+
+
+def source_option(command: F) -> F:
+    """Adds `--source ADDRESS`, passed as `source`; "" for any."""
+    meaning = "Come from this address of this machine."
+    return click.option("--source", default="", metavar="ADDRESS", help=meaning)(command)
+
+
+def deadline_option(meaning: str) -> Callable[[F], F]:
+    """Adds `--deadline SECONDS`, passed as `deadline`; `meaning` is what the help says of it."""
+    seconds = click.FloatRange(1, 86400)
+    return click.option("--deadline", type=seconds, default=300.0, metavar="SECONDS", help=f"{meaning}  [default: 300]")
+
+
+def collector_option(command: F) -> F:
+    """Adds `--collector`, passed as `collector`: "auto" or "none"."""
+    meaning = "Ask the configured collector what has arrived, or none.  [default: auto]"
+    return click.option("--collector", type=click.Choice(["auto", "none"]), default="auto", help=meaning)(command)
 
 
 def print_json(answer: Any) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from posthouse.cli.options import config_option, json_option
+from posthouse.cli.options import collector_option, config_option, deadline_option, json_option, source_option
 
 
 @click.command(name="scan", help="Test the hosts of a list, all of them authorised.")
@@ -19,20 +19,9 @@ from posthouse.cli.options import config_option, json_option
     metavar="NUMBER",
     help="Sessions with one host side by side.  [default: 2]",
 )
-@click.option(
-    "--deadline",
-    type=click.FloatRange(1, 86400),
-    default=300.0,
-    metavar="SECONDS",
-    help="For each host.  [default: 300]",
-)
-@click.option(
-    "--collector",
-    type=click.Choice(["auto", "none"]),
-    default="auto",
-    help="Ask the configured collector what has arrived, or none.  [default: auto]",
-)
-@click.option("--source", default="", metavar="ADDRESS", help="Come from this address of this machine.")
+@deadline_option("For each host.")
+@collector_option
+@source_option
 @click.option("--transcript", "keeps_dialogues", is_flag=True, help="With --json: keep the dialogues.")
 @config_option
 @json_option

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from posthouse.cli.options import config_option, fail, json_option
+from posthouse.cli.options import collector_option, config_option, deadline_option, fail, json_option, source_option
 
 
 @click.command(name="test", help="Test from outside whether a host relays for strangers.")
@@ -13,20 +13,9 @@ from posthouse.cli.options import config_option, fail, json_option
 @click.option("--ports", default="", metavar="PORT,...", help="Test these ports too: 25,465,587,2525, say.")
 @click.option("-4", "family", flag_value="4", help="IPv4 addresses only.")
 @click.option("-6", "family", flag_value="6", help="IPv6 addresses only.")
-@click.option("--source", default="", metavar="ADDRESS", help="Come from this address of this machine.")
-@click.option(
-    "--deadline",
-    type=click.FloatRange(1, 86400),
-    default=300.0,
-    metavar="SECONDS",
-    help="Answer by then.  [default: 300]",
-)
-@click.option(
-    "--collector",
-    type=click.Choice(["auto", "none"]),
-    default="auto",
-    help="Ask the configured collector what has arrived, or none.  [default: auto]",
-)
+@source_option
+@deadline_option("Answer by then.")
+@collector_option
 @click.option(
     "--delivery",
     type=click.FloatRange(0, 86400),
