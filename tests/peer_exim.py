@@ -7,25 +7,13 @@ from collections.abc import Iterator
 from peer_opensmtpd import write_certificate
 from peer_programs import environment, free_port, greets, program, require_peer, running, server_directory
 from peer_relay_forms import LOCAL_DOMAIN, Form, RelayPeer
-from peer_servers import EXIM_USER, NextHop
+from peer_servers import EXIM_HEAD, EXIM_USER, NextHop
 
 _TEXT = """\
-primary_hostname = exim.test
-exim_path = {program}
-spool_directory = {directory}/spool
-log_file_path = {directory}/log/%slog
-pid_file_path = {directory}/exim.pid
-daemon_smtp_ports = {port}
-local_interfaces = {address}
-disable_ipv6 = true
-keep_environment = LD_LIBRARY_PATH
-deliver_drop_privilege = true
 exim_user = {user}
 tls_advertise_hosts = *
 tls_certificate = {directory}/cert.pem
 tls_privatekey = {directory}/key.pem
-host_lookup =
-rfc1413_hosts =
 domainlist local_domains = LOCAL
 domainlist relay_to_domains = RELAYTO
 hostlist relay_from_hosts = RELAYFROM
@@ -128,7 +116,7 @@ def _form(
     lists = (("= LOCAL\n", f"= {local}\n"), ("RELAYTO", relay_to), ("RELAYFROM", relay_from))
     for placeholder, value in (*lists, ("FIRST\n", first), ("SECOND\n", second), ("ROUTER\n", router)):
         text = text.replace(placeholder, value)
-    return Form(name, is_open, says, text)
+    return Form(name, is_open, says, EXIM_HEAD + text)
 
 
 EXIM_FORMS = (

@@ -235,7 +235,7 @@ def postfix_client(
 
 # --- Exim ------------------------------------------------------------------------------------------------------------------
 
-_EXIM = """\
+EXIM_HEAD = """\
 primary_hostname = exim.test
 exim_path = {program}
 spool_directory = {directory}/spool
@@ -245,17 +245,20 @@ daemon_smtp_ports = {port}
 local_interfaces = {address}
 disable_ipv6 = true
 keep_environment = LD_LIBRARY_PATH
+deliver_drop_privilege = true
+host_lookup =
+rfc1413_hosts =
+"""
+"""What the configuration of every Exim here begins with."""
+_EXIM = """\
 domainlist ours = {domains}
 acl_smtp_rcpt = acl_rcpt
 acl_smtp_data = acl_data
 chunking_advertise_hosts = *
 dsn_advertise_hosts = *
 smtputf8_advertise_hosts = *
-deliver_drop_privilege = true
 pipelining_advertise_hosts = *
 tls_advertise_hosts =
-host_lookup =
-rfc1413_hosts =
 {settings}
 begin acl
 acl_rcpt:
@@ -307,7 +310,7 @@ def exim_next_hop(
             (directory / name).mkdir()
             shutil.chown(directory / name, EXIM_USER, EXIM_USER)
         configuration = directory / "exim.conf"
-        text = _EXIM.format(
+        text = (EXIM_HEAD + _EXIM).format(
             program=program("exim", "usr/sbin/exim4"),
             directory=directory,
             user=EXIM_USER,
