@@ -64,6 +64,7 @@ async def _ask(port: int, request: bytes) -> bytes:
         ("GET /metrics?name=x HTTP/1.0", "200 OK", "posthouse_messages_accepted_total 7.0\n"),
         ("HEAD /metrics HTTP/1.1", "200 OK", ""),
         ("GET /health HTTP/1.1", "200 OK", "ok\n"),
+        ("GET /health HTTP/1.1\r\nContent-Length: x", "200 OK", "ok\n"),
         ("GET /../etc/passwd HTTP/1.1", "404 Not Found", ""),
         ("POST /metrics HTTP/1.1", "405 Method Not Allowed", ""),
         ("\x00\x01\x02", "405 Method Not Allowed", ""),
@@ -89,6 +90,21 @@ def test_head_without_end_is_cut_off() -> None:
     async def talk(port: int) -> None:
         with pytest.raises((ConnectionError, AssertionError)):
             assert await _ask(port, b"GET /metrics HTTP/1.1\r\n" + b"x: y\r\n" * 10_000)
+        assert b"200 OK" in await _ask(port, b"GET /health HTTP/1.1\r\n\r\n")
+
+    _with_endpoint(talk)
+
+
+def test_client_too_many_is_turned_away_and_the_others_are_answered() -> None:
+    async def talk(port: int) -> None:
+        clients = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        assert await reader.read() == b""
+        writer.close()
+        for reader, writer in clients:
+            writer.write(b"GET /health HTTP/1.1\r\n\r\n")
+            assert b"200 OK" in await reader.read()
+            writer.close()
         assert b"200 OK" in await _ask(port, b"GET /health HTTP/1.1\r\n\r\n")
 
     _with_endpoint(talk)

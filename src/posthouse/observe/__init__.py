@@ -1,1 +1,1 @@
-"""What the program tells: structured logs and metrics. Imports nothing of ours."""
+"""What the program tells: structured logs and metrics, and a small HTTP server to tell them. Imports nothing of ours."""

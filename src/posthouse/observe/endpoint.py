@@ -1,10 +1,9 @@
-"""GET /metrics in Prometheus' text format, and GET /health, over a server small enough to be read.
+"""GET /metrics in Prometheus' text format, and GET /health.
 
 It listens where [metrics] says, best on loopback: the numbers name busy destinations.
 """
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -13,12 +12,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
-from posthouse.observe import log
+from posthouse.observe.http import response, serve_http
 from posthouse.observe.metrics import Histogram, Metric, Snapshot, registry
 
-_HEAD_BYTES = 8192
-_HEAD_SECONDS = 5.0
-_MOST_CLIENTS = 20
+_SECONDS = 5.0
 
 TakeSnapshot = Callable[[], Awaitable[Snapshot]]
 IsHealthy = Callable[[], bool]
@@ -74,51 +71,28 @@ class Endpoint:
         self._take_snapshot = take_snapshot
         self._is_healthy = is_healthy
         self._server: asyncio.Server | None = None
-        self._clients = 0
 
     async def start(self, listening: socket.socket) -> None:
         """Accepts on a listening socket from now on."""
-        self._server = await asyncio.start_server(self._serve, sock=listening, limit=_HEAD_BYTES)
+        self._server = await serve_http(listening, self._answer, "metrics-client-lost", _SECONDS)
 
     def close(self) -> None:
         """Stops listening."""
         if self._server is not None:
             self._server.close()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._clients += 1
-        try:
-            if self._clients > _MOST_CLIENTS:
-                return
-            async with asyncio.timeout(_HEAD_SECONDS):
-                head = await reader.readuntil(b"\r\n\r\n")
-            writer.write(await self._answer(head))
-            async with asyncio.timeout(_HEAD_SECONDS):
-                await writer.drain()
-        except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-            log.debug("metrics-client-lost", error=type(error).__name__)
-            writer.transport.abort()  # a client that does not read must not keep its descriptor
-        finally:
-            self._clients -= 1
-            with contextlib.suppress(OSError):
-                writer.close()
-
-    async def _answer(self, head: bytes) -> bytes:
+    async def _answer(self, head: bytes, _body: bytes) -> bytes:
         method, _, rest = head.partition(b" ")
         path = rest.partition(b" ")[0].partition(b"?")[0]
         if method not in {b"GET", b"HEAD"}:
-            return _response("405 Method Not Allowed", b"only GET\n")
+            return response("405 Method Not Allowed", b"only GET\n")
         if path == b"/metrics":
             body = render(await self._take_snapshot())
-            return _response("200 OK", body, "text/plain; version=0.0.4; charset=utf-8", only_head=method == b"HEAD")
+            whole = response("200 OK", body, "text/plain; version=0.0.4; charset=utf-8")
+            return whole.removesuffix(body) if method == b"HEAD" else whole
         if path == b"/health":
             healthy = self._is_healthy()
-            return _response(
+            return response(
                 "200 OK" if healthy else "503 Service Unavailable", b"ok\n" if healthy else b"not all workers run\n"
             )
-        return _response("404 Not Found", b"/metrics or /health\n")
-
-
-def _response(status: str, body: bytes, kind: str = "text/plain; charset=utf-8", *, only_head: bool = False) -> bytes:
-    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    return head.encode("ascii") + (b"" if only_head else body)
+        return response("404 Not Found", b"/metrics or /health\n")

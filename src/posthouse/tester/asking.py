@@ -9,7 +9,6 @@ what is on it is no secret of mail, but the header of our own probes. Over https
 """
 
 import asyncio
-import contextlib
 import hashlib
 import hmac
 import secrets
@@ -23,6 +22,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from posthouse.observe import log
+from posthouse.observe.http import HEAD_OCTETS, field, response, serve_http
 from posthouse.tester.collector import CollectorFault, Receipt
 from posthouse.tester.receipts import read_receipts
 from posthouse.tester.token import TokenKey
@@ -34,10 +34,8 @@ SECONDS = 10.0
 SKEW_SECONDS = 600.0
 """How far the clocks of asker and collector may be apart; an overheard question is worth nothing afterwards."""
 
-_HEAD_OCTETS = 8192
 _QUESTION_OCTETS = 4096
 _ANSWER_OCTETS = 64 * 1024 * 1024
-_MOST_CLIENTS = 20
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -56,62 +54,42 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class AskServer:
-    """The collector's side: a server small enough to be read. `file` holds the receipts."""
+    """The collector's side. `file` holds the receipts."""
 
     def __init__(self, domain: str, file: Path, key: TokenKey, clock: Callable[[], float] = time.time) -> None:
         self.domain, self.key = domain, key
         self._file = file
         self._clock = clock
         self._server: asyncio.Server | None = None
-        self._clients = 0
 
     async def start(self, listening: socket.socket) -> None:
         """Accepts on a listening socket from now on."""
-        self._server = await asyncio.start_server(self._serve, sock=listening, limit=_HEAD_OCTETS)
+        self._server = await serve_http(listening, self._answer, "asker-lost", SECONDS, _QUESTION_OCTETS)
 
     def close(self) -> None:
         """Stops listening."""
         if self._server is not None:
             self._server.close()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._clients += 1
-        try:
-            if self._clients > _MOST_CLIENTS:
-                return
-            async with asyncio.timeout(SECONDS):
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = int(_field(head, "Content-Length") or 0)
-                body = await reader.readexactly(length) if 0 < length <= _QUESTION_OCTETS else b""
-            writer.write(await self._answer(head, body))
-            async with asyncio.timeout(SECONDS):
-                await writer.drain()
-        except (TimeoutError, OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-            log.debug("asker-lost", error=type(error).__name__)
-            writer.transport.abort()
-        finally:
-            self._clients -= 1
-            with contextlib.suppress(OSError):
-                writer.close()
-
     async def _answer(self, head: bytes, body: bytes) -> bytes:
         if not head.startswith(b"POST /receipts "):
-            return _http("404 Not Found", b"POST /receipts\n")
+            return response("404 Not Found", b"POST /receipts\n")
         try:
             question = msgspec.json.decode(body, type=Question)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            return _http("400 Bad Request", b"the question can't be read\n")
-        if not hmac.compare_digest(_field(head, SIGNATURE), _sign(self.key, "ask", question.nonce, body)):
-            return _http("403 Forbidden", b"the question is not signed with the key of this collector\n")
+            return response("400 Bad Request", b"the question can't be read\n")
+        if not hmac.compare_digest(field(head, SIGNATURE), _sign(self.key, "ask", question.nonce, body)):
+            return response("403 Forbidden", b"the question is not signed with the key of this collector\n")
         if abs(self._clock() - question.at) > SKEW_SECONDS:
-            return _http("403 Forbidden", b"the clocks of asker and collector differ by more than ten minutes\n")
+            return response("403 Forbidden", b"the clocks of asker and collector differ by more than ten minutes\n")
         try:
             found = await asyncio.to_thread(read_receipts, self._file, question.test_id)
         except CollectorFault as fault:
             log.error("receipts-unread", words=str(fault))
-            return _http("503 Service Unavailable", b"the receipts can't be read now\n")
+            return response("503 Service Unavailable", b"the receipts can't be read now\n")
         answer = msgspec.json.encode(Answer(self.domain, found))
-        return _http("200 OK", answer, _sign(self.key, "answer", question.nonce, answer))
+        signature = _sign(self.key, "answer", question.nonce, answer)
+        return response("200 OK", answer, "application/json", f"{SIGNATURE}: {signature}\r\n")
 
 
 class RemoteCollector:
@@ -142,7 +120,7 @@ class RemoteCollector:
         if not status.startswith("200"):
             words = answer[:200].decode("utf-8", "replace").strip()
             raise CollectorFault(f"the collector at {self._url} does not answer: {status}: {words}")
-        if not hmac.compare_digest(_field(head, SIGNATURE), _sign(self._key, "answer", question.nonce, answer)):
+        if not hmac.compare_digest(field(head, SIGNATURE), _sign(self._key, "answer", question.nonce, answer)):
             raise CollectorFault(f"what answered at {self._url} does not have our key, so it is not our collector")
         try:
             found = msgspec.json.decode(answer, type=Answer)
@@ -155,7 +133,7 @@ class RemoteCollector:
         secure = parts.scheme == "https"
         context = ssl.create_default_context() if secure else None
         host, port = parts.hostname or "", parts.port or (443 if secure else 80)
-        reader, writer = await asyncio.open_connection(host, port, ssl=context, limit=_HEAD_OCTETS)
+        reader, writer = await asyncio.open_connection(host, port, ssl=context, limit=HEAD_OCTETS)
         try:
             path = parts.path.rstrip("/") + "/receipts"
             writer.write(
@@ -165,7 +143,7 @@ class RemoteCollector:
             )
             await writer.drain()
             head = await reader.readuntil(b"\r\n\r\n")
-            length = int(_field(head, "Content-Length") or 0)
+            length = int(field(head, "Content-Length") or 0)
             if not 0 <= length <= _ANSWER_OCTETS:
                 raise ValueError("its answer is too long")
             return head, await reader.readexactly(length)
@@ -176,25 +154,6 @@ class RemoteCollector:
         """Nothing is held open."""
 
 
-def _field(head: bytes, name: str) -> str:
-    """A header field's value, "" when it is not there."""
-    wanted = name.lower()
-    for line in head.decode("latin-1").split("\r\n")[1:]:
-        key, _, value = line.partition(":")
-        if key.strip().lower() == wanted:
-            return value.strip() if value.isascii() else ""
-    return ""
-
-
 def _sign(key: TokenKey, word: str, nonce: str, body: bytes) -> str:
     said = f"posthouse {word} 1\0{nonce}\0".encode("utf-8", "surrogatepass") + body
     return hmac.new(key.secret, said, hashlib.sha256).hexdigest()
-
-
-def _http(status: str, body: bytes, signature: str = "") -> bytes:
-    kind = "application/json" if signature else "text/plain; charset=utf-8"
-    signed = f"{SIGNATURE}: {signature}\r\n" if signature else ""
-    head = (
-        f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n{signed}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    )
-    return head.encode("ascii") + body
