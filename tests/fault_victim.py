@@ -70,7 +70,6 @@ def _fork(config: Config) -> str:
     if pid == 0:
         os.close(ours)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.setsid()
         _become_worker(config, theirs)
     os.close(theirs)
     with open(ours, "rb", buffering=0) as said:
@@ -157,23 +156,10 @@ def victims(
             env={**os.environ, "PYTHONPATH": python_path(), **(variables or {})},
             start_new_session=True,
         )
-    made = Victims(process, output)
-    live: list[int] = []
-    real_start = made.start
-
-    def start() -> int:
-        pid = real_start()
-        live.append(pid)
-        return pid
-
-    made.start = start  # type: ignore[method-assign]
     try:
-        yield made
+        yield Victims(process, output)
     finally:
-        for pid in live[-1:]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # and the workers that nobody had asked for yet, or has stopped
         process.communicate()
 
 
