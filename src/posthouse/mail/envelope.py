@@ -10,6 +10,7 @@ from posthouse.smtp.event import BodyType, Notify, Ret
 
 _ALPHABET = "0123456789bcdfghjklmnpqrstvwxyz"  # no a, e, o, u: an id never spells a word
 _BASE = len(_ALPHABET)
+_PAIRS = tuple(high + low for high in _ALPHABET for low in _ALPHABET)  # two digits at a time: half the divisions
 _SHARD_BITS = 8
 _SEQUENCE_BITS = 12
 
@@ -58,9 +59,9 @@ def queue_id_text(queue_id: int) -> str:
     """The id as people see it: short, lower case, sorts by age within a shard."""
     digits = ""
     while queue_id:
-        queue_id, digit = divmod(queue_id, _BASE)
-        digits = _ALPHABET[digit] + digits
-    return digits or _ALPHABET[0]
+        queue_id, pair = divmod(queue_id, len(_PAIRS))
+        digits = _PAIRS[pair] + digits
+    return digits.lstrip(_ALPHABET[0]) or _ALPHABET[0]
 
 
 def parse_queue_id(text: str) -> int:

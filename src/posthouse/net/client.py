@@ -202,6 +202,10 @@ class ClientChannel(asyncio.Protocol):
             await self._wait(self.engine.timeout)
         return answers.popleft()
 
+    def next_answer(self) -> Answered | None:
+        """As `answer`, where it is there already: the replies to a group of commands mostly come together."""
+        return self._answers.popleft() if self._answers else None
+
     def early_refusal(self) -> Reply | None:
         """The refusal that came before the content was sent whole, if the peer was lost by that."""
         while self._answers:

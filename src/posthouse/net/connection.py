@@ -326,7 +326,8 @@ class ServerProtocol(asyncio.Protocol):
         if engine.ending is not _NOT_YET and self._turn is None:
             self._end(engine.ending)
         elif self._phase is _TALKING:
-            self._steer_reading()
+            if not self._is_reading or engine.buffered_bytes > MOST_BUFFERED:
+                self._steer_reading()
             self._arm()
 
     def _flush_late(self) -> None:

@@ -211,7 +211,7 @@ class Scheduler:
                 self._forget_idle_sites()
             self.sites[directions.key] = site
         site.destinations.add(parcel.destination)
-        if site.closed_until > self._clock():
+        if site.closed_until and site.closed_until > self._clock():
             self._postpone(site, [parcel])
         else:
             site.push(parcel)

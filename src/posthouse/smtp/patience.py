@@ -9,7 +9,7 @@ ERROR_SECONDS = 1.0
 class Patience:
     """Counts; says when to slow down (`delay`, seconds) and when to end it. See `ServerSettings` for the bounds."""
 
-    __slots__ = ("_errors", "_idle", "_refusals", "_settings", "delay")
+    __slots__ = ("_errors", "_idle", "_refusals", "_settings", "delay", "is_refused_too_often")
 
     def __init__(self, settings: ServerSettings) -> None:
         self.delay = 0.0
@@ -17,10 +17,13 @@ class Patience:
         self._errors = 0
         self._refusals = 0
         self._idle = 0
+        self.is_refused_too_often = False
+        """The next command is not worth an answer."""
 
     def renew(self) -> None:
         """A message was accepted."""
         self._errors = self._refusals = self._idle = 0
+        self.is_refused_too_often = False
 
     def err(self) -> bool:
         """One more error: in syntax, order or limits. False when it was the last one borne."""
@@ -32,11 +35,7 @@ class Patience:
     def refuse(self) -> None:
         """One more 5yz reply from outside."""
         self._refusals += 1
-
-    @property
-    def is_refused_too_often(self) -> bool:
-        """The next command is not worth an answer."""
-        return self._refusals >= self._settings.refusals_close
+        self.is_refused_too_often = self._refusals >= self._settings.refusals_close
 
     def idle(self) -> bool:
         """One more command that does nothing; from `idle_commands` on each is an error. False as in `err`."""

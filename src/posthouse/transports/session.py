@@ -271,7 +271,7 @@ class Session:
     # --- reading
 
     async def _reply(self) -> Reply:
-        reply = (await self._channel.answer()).reply
+        reply = (self._channel.next_answer() or await self._channel.answer()).reply
         if reply.code == 421:
             raise PeerLost(Loss.FAREWELL, f"closed the session: {said(reply)}", reply)
         return reply
