@@ -49,7 +49,7 @@ class Spool(MemorySpool):
     def accept(self, envelope, message, durable):
         durable(None)
 
-    def record(self, fates):
+    def record(self, fates, *, at_once=False):
         pass
 
 

@@ -1,8 +1,10 @@
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
-from posthouse.mail.outcome import Deferred, Failed
+import pytest
+
+from posthouse.mail.outcome import Deferred, Failed, Relayed
 from posthouse.mail.reason import Reason, Slug
 from posthouse.relay.backoff import RetryPlan
 from posthouse.relay.directions import Directions
@@ -10,7 +12,8 @@ from posthouse.relay.lease import Closing
 from posthouse.relay.route import NextHop, Route, parse_hop
 from posthouse.relay.scheduler import Bounds
 from posthouse.smtp.event import Notify
-from posthouse.spool.api import ContentMissing, Verb
+from posthouse.spool.api import ContentMissing, Fate, Verb
+from posthouse.spool.memory import MemorySpool
 from relaying import DEFERRED, REFUSED, RELAYED, Bench, Map
 
 PLAN = RetryPlan(first=300, longest=3600, factor=2, give_up=86400, delay_notice=4 * 3600)
@@ -93,6 +96,31 @@ def test_a_refused_recipient_leaves_only_after_its_notice_is_durable() -> None:
         assert len(hop.attempts) == 1  # it is not tried again meanwhile
         bench.notices.waiting.pop()()
         await bench.until(lambda: bench.queued() == 0)
+
+    run(scene)
+
+
+def test_what_a_sender_is_told_of_is_recorded_at_once_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[tuple[type, bool]] = []
+    record = MemorySpool.record
+
+    def noting(spool: MemorySpool, fates: Sequence[Fate], *, at_once: bool = False) -> None:
+        recorded.extend((type(fate.outcome), at_once) for fate in fates)
+        record(spool, fates, at_once=at_once)
+
+    monkeypatch.setattr(MemorySpool, "record", noting)
+    outcomes = {"refused.test": REFUSED, "late.test": DEFERRED, "there.test": RELAYED}
+
+    async def scene() -> None:
+        bench = Bench(plan=PLAN)
+        for domain, outcome in outcomes.items():
+            bench.hop(f"site of {domain}").answer = lambda _attempt, _index, outcome=outcome: outcome
+            await bench.accept(f"b@{domain}")
+        await bench.accept("asked@there.test", notify=Notify.SUCCESS)
+        await bench.until(lambda: len(recorded) == 4)
+        assert sorted(recorded, key=str) == sorted(
+            [(Failed, True), (Deferred, False), (Relayed, False), (Relayed, True)], key=str
+        )
 
     run(scene)
 

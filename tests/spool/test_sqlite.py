@@ -163,6 +163,28 @@ def test_outcomes_that_have_waited_ride_with_the_next_batch(tmp_path, monkeypatc
     _play(scene)
 
 
+@pytest.mark.parametrize("is_mail_coming", [True, False])
+def test_outcomes_that_a_sender_is_told_of_go_with_the_next_commit(tmp_path, monkeypatch, is_mail_coming):
+    monkeypatch.setattr("posthouse.spool.batch.FATES_AFTER", 60.0)
+    monkeypatch.setattr("posthouse.spool.sqlite.RECORD_WITHIN", 60.0)
+
+    async def scene():
+        with sqlite_spool(tmp_path / "1") as spool:
+            (one,) = await accept_many(spool, 1)
+            seen = _statements(spool)
+            spool.record([relayed(one)], at_once=True)
+            if is_mail_coming:
+                await accept_many(spool, 1)
+            async with asyncio.timeout(30):
+                while spool._batches.running is not None or not seen:
+                    await asyncio.sleep(0.001)
+            assert seen.count("COMMIT") == 1
+            with pytest.raises(KeyError):
+                spool.load(one)
+
+    _play(scene)
+
+
 def test_young_outcomes_wait_for_company_while_mail_comes_in(tmp_path, monkeypatch):
     monkeypatch.setattr("posthouse.spool.batch.FATES_AFTER", 60.0)
     monkeypatch.setattr("posthouse.spool.batch.FATES_TOGETHER", 3)

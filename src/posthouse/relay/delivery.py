@@ -72,14 +72,14 @@ class Delivery:
                     fates.append(fate)
         spool = self._scheduler.spools[shard_of(parcel.queue_id)]
         if fates:
-            spool.record(fates)
+            spool.record(fates, at_once=bool(owed))
         if not owed:
             self._scheduler.forget(parcel)
             return
 
         def told() -> None:
             if last:
-                spool.record(last)
+                spool.record(last, at_once=True)
             self._scheduler.forget(parcel)
 
         self._notices.send(envelope, attempt.message, owed, self._retry_until(parcel), told)

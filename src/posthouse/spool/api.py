@@ -151,8 +151,10 @@ class Spool(Protocol):
         The next_at of each recipient is its arrival: the caller may deliver from memory at once, or leave it to `due`.
         """
 
-    def record(self, fates: Sequence[Fate]) -> None:
-        """Notes outcomes; on disk within 100 ms, with the next commit. A settled recipient leaves, with the last one the message.
+    def record(self, fates: Sequence[Fate], *, at_once: bool = False) -> None:
+        """Notes outcomes; on disk within 100 ms. A settled recipient leaves, with the last one the message.
+
+        `at_once`: with the next commit, which begins now. For what a sender is told of: a crash makes them hear it again.
 
         `due`, `pending` and `destinations` know of it at once. Fates of a message that is gone only enter the history.
         """

@@ -166,6 +166,7 @@ class Batches:
         self._acts: list[Act | Correction] = []
         self._most_fates = _ALL
         self._fates_since = 0.0
+        self._are_fates_urgent = False
         self._moves: list[tuple[int, str, bytes]] = []
         self._pages = 0
         self._orphans: list[str] = []
@@ -198,8 +199,9 @@ class Batches:
         self._incoming.append(incoming)
         self.incoming_octets += incoming.prepared.message.size_bytes
 
-    def add_fates(self, fates: Sequence[Fate]) -> None:
-        """Outcomes for one of the next batches."""
+    def add_fates(self, fates: Sequence[Fate], *, at_once: bool = False) -> None:
+        """Outcomes for one of the next batches; `at_once`: for the next."""
+        self._are_fates_urgent |= at_once
         if not self.fates:
             self._fates_since = time.monotonic()
         self._texts += [encode_event(attempted_event(fate)) for fate in fates]
@@ -227,7 +229,7 @@ class Batches:
 
     def is_urgent(self) -> bool:
         """See `commit.Work`."""
-        return bool(self._incoming)
+        return bool(self._incoming) or self._are_fates_urgent
 
     # Staging, in the loop
 
@@ -276,6 +278,7 @@ class Batches:
         self.fates, self._texts = self.fates[most:], self._texts[most:]
         self._incoming, self._acts = [], []
         self.incoming_octets = 0
+        self._are_fates_urgent = False
         if self.fates:
             self._later(0.0 if most else FATES_AFTER)
         return batch
@@ -283,6 +286,7 @@ class Batches:
     def _are_fates_due(self) -> bool:
         return (
             not self._incoming
+            or self._are_fates_urgent
             or bool(self._acts)
             or len(self.fates) >= FATES_TOGETHER
             or time.monotonic() - self._fates_since >= FATES_AFTER

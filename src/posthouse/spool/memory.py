@@ -114,7 +114,7 @@ class MemorySpool:
     def _note(self, queue_id: int, event: HistoryEvent) -> None:
         self.history.setdefault(queue_id, []).append(event)
 
-    def record(self, fates: Sequence[Fate]) -> None:
+    def record(self, fates: Sequence[Fate], *, at_once: bool = False) -> None:
         """See `api.Spool`."""
         for fate in fates:
             self._note(fate.queue_id, attempted_event(fate))

@@ -177,10 +177,13 @@ class SqliteSpool:
         batches.add(incoming)
         self._commit.want()
 
-    def record(self, fates: Sequence[Fate]) -> None:
+    def record(self, fates: Sequence[Fate], *, at_once: bool = False) -> None:
         """See `api.Spool`."""
-        self._batches.add_fates(fates)
-        self._commit.want_within(RECORD_WITHIN)
+        self._batches.add_fates(fates, at_once=at_once)
+        if at_once:
+            self._commit.want()
+        else:
+            self._commit.want_within(RECORD_WITHIN)
 
     def note_refusal(self, client: str, login: str, slug: Slug) -> None:
         """See `api.Spool`."""
