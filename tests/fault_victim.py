@@ -29,11 +29,10 @@ from posthouse.serve.worker import Worker
 START_SECONDS = 20.0
 
 
-def _listen(config: Config) -> socket.socket:
+def _bind(config: Config) -> socket.socket:
     one = socket.socket()
     one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     one.bind((config.listeners[0].host, config.listeners[0].port))
-    one.listen(1024)
     return one
 
 
@@ -43,7 +42,9 @@ async def _work(config: Config, say: int) -> None:
     local = socket.socket(socket.AF_UNIX)
     local.bind(f"\0posthouse-victim-{os.getpid()}")
     local.listen(8)
-    listeners = (ListenerSocket(0, _listen(config).detach()),)
+    listening = _bind(config)
+    listening.listen(1024)
+    listeners = (ListenerSocket(0, listening.detach()),)
     told = WorkerStart(config, 0, 1, (0,), listeners, local.detach())
     loop.add_signal_handler(signal.SIGTERM, lambda: tasks.append(loop.create_task(worker.handle("stop", {}))))
     tasks: list[asyncio.Task[object]] = []
@@ -83,6 +84,7 @@ def main(configuration: str, sabotage: str = "") -> None:
     for name in sabotage.split("+"):
         SABOTAGE[name]()
     config = load_config(Path(configuration))
+    _port = _bind(config)  # kept while no worker lives: nobody else on this machine may find it free
     gc.collect()
     gc.freeze()
     for line in sys.stdin:
@@ -111,7 +113,9 @@ class Victims:
         began = time.monotonic()
         answer = self._ask("start").split()
         if answer[0] != "ready":
-            raise Ended(answer[1])
+            ended = Ended(answer[1])
+            ended.add_note(self.output.read_text(errors="replace")[-2000:])
+            raise ended
         self.starts.append(time.monotonic() - began)
         return int(answer[1])
 

@@ -286,7 +286,8 @@ def run_row(name: str, count: int, most: int) -> Iterator[Result]:
             left = size
         except Exception as error:  # the part came to no verdict: that is none of the passed ones
             traceback.print_exc()
-            result = Result(name, 0, problems=[f"ended without a verdict: {error!r}"])
+            notes = getattr(error, "__notes__", [])
+            result = Result(name, 0, problems=[f"ended without a verdict: {error!r}", *notes])
         result.seconds = round(time.monotonic() - began, 1)
         result.commit = commit()
         left -= size
