@@ -37,6 +37,7 @@ SECOND
   require verify = recipient
   accept
 acl_check_data:
+DATA
   accept
 
 begin routers
@@ -97,6 +98,14 @@ fixed:
   local_parts = list : postmaster
   data = member@third-party.test
 """
+_EVERYWHERE = f"""\
+everywhere:
+  driver = manualroute
+  domains = ! {LOCAL_DOMAIN}
+  route_list = * {{third_address}}
+  self = send
+  transport = out
+"""
 
 
 def _form(
@@ -111,10 +120,17 @@ def _form(
     relay_from: str = "127.0.0.1 : ::1",
     router: str = "",
     restricted: bool = True,
+    data: str = "",
 ) -> Form:
     text = _TEXT if restricted else _TEXT.replace(_RESTRICTED, "")
     lists = (("= LOCAL\n", f"= {local}\n"), ("RELAYTO", relay_to), ("RELAYFROM", relay_from))
-    for placeholder, value in (*lists, ("FIRST\n", first), ("SECOND\n", second), ("ROUTER\n", router)):
+    for placeholder, value in (
+        *lists,
+        ("FIRST\n", first),
+        ("SECOND\n", second),
+        ("ROUTER\n", router),
+        ("DATA\n", data),
+    ):
         text = text.replace(placeholder, value)
     return Form(name, is_open, says, EXIM_HEAD + text)
 
@@ -150,6 +166,31 @@ EXIM_FORMS = (
     _form("open-forwarder", True, "u=third@ours is forwarded to u@third", router=_FORWARD),
 )
 """Exim's forms."""
+
+EXIM_FORMS_OF_CHECK = (
+    _form(
+        "closed-discarding",
+        False,
+        "strangers' recipients are told 250 and thrown away",
+        first="  discard hosts = ! +relay_from_hosts\n",
+    ),
+    _form(
+        "closed-discarding-late",
+        False,
+        "strangers' mail is told 250 and thrown away",
+        first="  accept\n",
+        data="  discard hosts = ! +relay_from_hosts\n",
+    ),
+    _form("closed-all-local", False, "every domain is local, and kept", local="*"),
+    _form(
+        "open-all-local",
+        True,
+        "every domain is local, and a router that does not ask that sends it on",
+        local="*",
+        router=_EVERYWHERE,
+    ),
+)
+"""Forms that accept mail for third parties: from outside, what is kept or thrown away gets no verdict."""
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ dnslookup:
 aliases:
   driver = redirect
   domains = +local_domains
-  data = ${lookup{$local_part}lsearch{/etc/aliases}}
+  data = ${lookup{$local_part}lsearch{{here}/aliases}}
 users:
   driver = accept
   domains = +local_domains
@@ -73,6 +73,7 @@ def audited(
     gateways: tuple[Gateway, ...] = (),
 ) -> Closed | Open | CannotTell:
     text = main + more + acl.replace("FIRST\n", first) + ROUTERS.replace("FIRST\n", router)
+    (tmp_path / "aliases").write_text("postmaster: root\n")
     (tmp_path / "exim.conf").write_text(text.replace("{here}", str(tmp_path)))
     return audit(Kind.EXIM, tmp_path, gateways)
 
@@ -112,6 +113,34 @@ CLOSED = {
         "more": "percent_hack_domains = *\n",
         "acl": without(ACL, "local_parts"),
     },
+    "what is thrown away": {"first": "  discard hosts = !192.0.2.0/24\n  accept\n"},
+    "what is thrown away by the sender": {
+        "more": "acl_smtp_mail = acl_mail\n",
+        "acl": ACL + "acl_mail:\n  discard\n",
+        "first": "  accept\n",
+    },
+    "what is thrown away when the mail is there": {
+        "more": "acl_smtp_data = acl_data\n",
+        "acl": ACL + "acl_data:\n  discard message = thank you\n",
+        "first": "  accept\n",
+    },
+    "what is thrown away by an ACL of its own, whatever is asked after it": {
+        "acl": ACL + "acl_throw:\n  discard\n",
+        "first": "  accept acl = acl_throw\n         hosts = !*\n  accept\n",
+    },
+    "an ACL of its own that throws away where only accept may": {
+        "acl": ACL + "acl_throw:\n  discard\n",
+        "first": "  deny acl = acl_throw\n  accept\n",
+    },
+    "everything is local": {"main": MAIN.replace("@ : example.org", "*"), "first": "  accept\n"},
+    "everything is local, by an expression": {
+        "main": MAIN.replace("@ : example.org", "^."),
+        "first": "  accept\n",
+    },
+    "everything is local, but routed to a program on this host": {
+        "main": MAIN.replace("@ : example.org", "*"),
+        "router": "all:\n  driver = manualroute\n  route_list = * localhost\n  transport = local_delivery\n",
+    },
     "a variable that a stranger does not get": {
         "first": "  warn set acl_m_x = ${if match_ip{$sender_host_address}{192.0.2.0/24}}\n  accept condition = $acl_m_x\n"
     },
@@ -141,6 +170,20 @@ OPEN = {
     "a smart host behind a bang": {
         "acl": without(ACL, "local_parts", "deny domains"),
         "router": "uucp:\n  driver = redirect\n  domains = +local_domains\n  data = ${sg{$local_part}{(.*)!(.*)}{\\$2@\\$1}}\n",
+    },
+    "everything is local, and routed without asking that": {
+        "main": MAIN.replace("@ : example.org", "*"),
+        "router": "all:\n  driver = manualroute\n  route_list = * 192.0.2.9\n  transport = remote_smtp\n",
+    },
+    "everything is local, and routed by another list": {
+        "main": MAIN.replace("@ : example.org", "*"),
+        "first": "  accept\n",
+        "router": "all:\n  driver = dnslookup\n  domains = ! example.org\n  transport = remote_smtp\n",
+    },
+    "some are thrown away": {"first": "  discard senders = *@spam.example\n  accept\n"},
+    "thrown away by an ACL of its own, if a stranger likes": {
+        "acl": ACL + "acl_throw:\n  discard dnslists = dnsbl.example\n  accept\n",
+        "first": "  accept acl = acl_throw\n",
     },
     "a list of hosts by name that takes those without": {"first": "  accept hosts = *.example\n"},
     "an ACL of its own that says yes": {
@@ -237,7 +280,7 @@ def test_exim_is_asked_where_the_text_leaves_it_open(tmp_path: Path, answer: str
 
 @pytest.mark.peer
 @pytest.mark.usefixtures("exim_here")
-@pytest.mark.parametrize("name", ["as installed", "a rate", "no ACL for RCPT", "all hosts"])
+@pytest.mark.parametrize("name", ["as installed", "a rate", "no ACL for RCPT", "all hosts", "some are thrown away"])
 def test_exim_takes_what_is_called_open_and_refuses_what_is_called_closed(tmp_path: Path, name: str) -> None:
     finding = audited(tmp_path, **{**CLOSED, **OPEN}[name])
     program = play.find_exim(tmp_path / "exim.conf")
@@ -250,6 +293,58 @@ def test_exim_takes_what_is_called_open_and_refuses_what_is_called_closed(tmp_pa
     else:
         session = Session(ip_address("203.0.113.9"), "stranger.example", False, "", "someone", "third-party.example")
         assert program.say(session).code == 550
+
+
+@pytest.mark.peer
+@pytest.mark.usefixtures("exim_here")
+@pytest.mark.parametrize("name", [one for one in CLOSED if "thrown" in one or "throws" in one or "kept" in one])
+def test_what_exim_accepts_and_does_not_send_on_is_closed(tmp_path: Path, name: str) -> None:
+    change = CLOSED[name]
+    assert isinstance(audited(tmp_path, **change), Closed)
+    program = play.find_exim(tmp_path / "exim.conf")
+    assert program is not None
+    session = Session(ip_address("203.0.113.9"), "stranger.example", False, "", "someone", "third-party.example")
+    said = program.say(session)
+    assert said.code == (451 if "where only accept may" in name else 250)
+    is_late = "when the mail is there" in name or "kept" in name
+    assert said.is_taken is is_late
+
+
+@pytest.mark.peer
+@pytest.mark.usefixtures("exim_here")
+@pytest.mark.parametrize("name", [one for one in (*CLOSED, *OPEN) if "everything is local" in one])
+def test_where_everything_is_local_exim_routes_as_read(tmp_path: Path, name: str) -> None:
+    finding = audited(tmp_path, **{**CLOSED, **OPEN}[name])
+    assert isinstance(finding, Closed if name in CLOSED else Open), finding
+    program = play.find_exim(tmp_path / "exim.conf")
+    assert program is not None
+    session = Session(ip_address("203.0.113.9"), "stranger.example", False, "", "someone", "third-party.example")
+    assert program.say(session).is_taken
+    (transport,) = program.transports(session)  # "" waits for the DNS
+    assert transport == ("local_delivery" if name in CLOSED else "remote_smtp" if "without" in name else "")
+
+
+def test_local_mail_that_hangs_on_files_and_would_go_on_without_them_is_not_told(tmp_path: Path) -> None:
+    router = "users_here:\n  driver = accept\n  require_files = /home/$local_part\n  transport = local_delivery\n"
+    everything = MAIN.replace("@ : example.org", "*")
+    assert isinstance(audited(tmp_path, main=everything, router=router), Closed)
+    smart = "smart:\n  driver = manualroute\n  route_list = * 192.0.2.9\n  transport = remote_smtp\n"
+    finding = audited(tmp_path, main=everything, router=router + smart)
+    assert isinstance(finding, CannotTell), finding
+    assert "require_files" in finding.words
+
+
+@pytest.mark.peer
+@pytest.mark.usefixtures("exim_here")
+def test_what_exim_routes_otherwise_than_it_was_read_is_not_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        exim.Router, "route", lambda *_: [exim.Routed(exim.Way.LOCAL, "someone@third-party.example", exim.Place("", 0))]
+    )
+    finding = audited(tmp_path, **OPEN["everything is local, and routed without asking that"])
+    assert isinstance(finding, CannotTell), finding
+    assert "-bt" in finding.words
 
 
 @pytest.mark.peer

@@ -39,14 +39,19 @@ class Doubt(msgspec.Struct, frozen=True):
 Doubts = tuple[Doubt, ...]
 
 
+class _Discarded(Exception):
+    """An ACL that was asked by a condition discards the mail: that ends it all, whatever the statement goes on to ask."""
+
+
 class Outcome(msgspec.Struct, frozen=True):
-    """One way through an ACL, and what could not be judged on it."""
+    """One way through an ACL, and what could not be judged on it. What is discarded is not accepted, though told 250."""
 
     is_accepted: bool
     place: Place
     session: Session
     doubts: Doubts = ()
     is_deferred: bool = False
+    is_discarded: bool = False
 
 
 RecipientVerifies = Callable[[Session], Truth]
@@ -103,9 +108,18 @@ class AclWalk:
                     yield Outcome(True, statement.place, session, (Doubt("", True, statement.place, words),))
                     return
                 if decided is not None:
-                    yield Outcome(decided, statement.place, after, now, is_deferred=statement.verb == "defer")
+                    yield Outcome(
+                        decided,
+                        statement.place,
+                        after,
+                        now,
+                        is_deferred=statement.verb == "defer",
+                        is_discarded=held and statement.verb == "discard",
+                    )
                 else:
                     yield from self._from(statements, at + 1, after, learnt, now, depth)
+        except _Discarded:
+            yield Outcome(False, statement.place, session, doubts, is_discarded=True)
         except Errs:
             if statement.verb == "warn":  # nothing comes of it
                 yield from self._from(statements, at + 1, session, assumed, doubts, depth)
@@ -212,7 +226,9 @@ class AclWalk:
         name = self.lists.expander.expand(value, session, place).strip()
         if name.partition(" ")[0] in self.lists.configuration.acls:
             name = name.partition(" ")[0]  # what follows are its arguments
-        found = list(self._run(Text(name, place), session, {}, (), depth + 1))
+        found = [one for one in self._run(Text(name, place), session, {}, (), depth + 1) if not one.is_discarded]
+        if not found:
+            raise _Discarded
         if all(one.is_deferred for one in found):
             raise Errs  # the statement that asks defers with it
         answers = {one.is_accepted for one in found if not one.is_deferred}
@@ -246,7 +262,7 @@ def _decide(verb: str, held: bool, is_past_endpass: bool) -> bool | None:
     """True and False end the ACL; None goes on to the next statement."""
     if verb in _GRANTING:
         if held:
-            return True
+            return verb == "accept"  # discard says 250 and throws away, or is an error where it may not stand
         return False if is_past_endpass else None
     if verb in ("deny", "drop", "defer"):
         return False if held else None

@@ -8,7 +8,7 @@ import msgspec
 
 from posthouse.audit.exim.expansion import Chosen, Errs, Failed
 from posthouse.audit.exim.lists import Lists, items
-from posthouse.audit.exim.reading import Driver, Place, Unclear
+from posthouse.audit.exim.reading import Driver, Place, Text, Unclear
 from posthouse.audit.exim.session import Session, Truth
 
 _DEEPEST = 8
@@ -40,24 +40,30 @@ class Router:
     def route(self, session: Session, depth: int = 0) -> list[Routed]:
         """Every destination. Unclear when a router can't be judged."""
         found: list[Routed] = []
+        files: Text | None = None
         for router in self.lists.configuration.routers:
             if router.is_set("verify_only"):
                 continue
             stripped = self._affixes(router, session)
             try:
-                if stripped is None or not self._applies(router, stripped):
-                    continue
+                applies = Truth.NO if stripped is None else self._applies(router, stripped)
             except Errs:
                 break
-            taken = self._take(router, stripped, depth)
-            if taken is None:
-                if not router.is_set("more", default=True):
-                    break
+            if stripped is None or applies is Truth.NO:
                 continue
-            found += taken
-            if not router.is_set("unseen"):
-                return found
-        return found or [Routed(Way.NOWHERE, session.forward_path, Place("", 0))]
+            taken = self._take(router, stripped, depth)
+            found += taken or []
+            if applies is Truth.CHOICE:
+                files = files or router.options.get("require_files")
+                continue  # and for whom it does not apply, it goes on
+            if taken is None and router.is_set("more", default=True):
+                continue
+            if taken is None or not router.is_set("unseen"):
+                break
+        found = found or [Routed(Way.NOWHERE, session.forward_path, Place("", 0))]
+        if files is not None and len({one.way is Way.REMOTE for one in found}) > 1:
+            raise Unclear(files.place, "where an address goes hangs on files (require_files), which are not looked for")
+        return found
 
     def verifies(self, session: Session) -> Truth:
         """`verify = recipient`."""
@@ -76,18 +82,23 @@ class Router:
             local = local if cut is None else cut
         return session.to(local, session.domain)
 
-    def _applies(self, router: Driver, session: Session) -> bool:
+    def _applies(self, router: Driver, session: Session) -> Truth:
         if router.is_set("check_local_user"):
-            return False  # a trick in a local part is no user's name, and neither is a third party's mailbox
+            return Truth.NO  # a trick in a local part is no user's name, and neither is a third party's mailbox
         questions = (("domains", "domainlist", session.domain), ("local_parts", "localpartlist", session.local_part))
+        answers = [Truth.CHOICE] if "require_files" in router.options else []
         for name, kind, value in (*questions, ("senders", "addresslist", session.reverse_path)):
             text = router.options.get(name)
-            if text is not None and self.lists.match(kind, text.text, value, session, text.place) is Truth.NO:
-                return False
+            if text is not None:
+                answers.append(self.lists.match(kind, text.text, value, session, text.place))
+                if answers[-1] is Truth.NO:
+                    return Truth.NO
         for name, text in router.options.items():
-            if name.startswith("condition") and self.lists.expander.is_true(text.text, session, text.place) is Truth.NO:
-                return False
-        return True
+            if name.startswith("condition"):
+                answers.append(self.lists.expander.is_true(text.text, session, text.place))
+                if answers[-1] is Truth.NO:
+                    return Truth.NO
+        return Truth.CHOICE if Truth.CHOICE in answers else Truth.YES
 
     def _take(self, router: Driver, session: Session, depth: int) -> list[Routed] | None:
         driver = router.get("driver").strip()
@@ -107,18 +118,27 @@ class Router:
         return takers[driver](router, session)
 
     def _accept(self, router: Driver, session: Session) -> list[Routed] | None:
-        transport = self.lists.configuration.transports.get(router.get("transport").strip())
-        is_remote = transport is not None and transport.get("driver").strip() == "smtp"
-        return [Routed(Way.REMOTE if is_remote else Way.LOCAL, session.forward_path, router.place)]
+        return self._handed(router, session)
 
     def _dnslookup(self, router: Driver, session: Session) -> list[Routed] | None:
-        return [Routed(Way.REMOTE, session.forward_path, router.place)]
+        return self._handed(router, session)
 
     def _ipliteral(self, router: Driver, session: Session) -> list[Routed] | None:
-        return [Routed(Way.REMOTE, session.forward_path, router.place)] if session.domain.startswith("[") else None
+        return self._handed(router, session) if session.domain.startswith("[") else None
+
+    def _handed(self, router: Driver, session: Session) -> list[Routed]:
+        """By the driver of the router's transport; any but smtp delivers here."""
+        name = router.get("transport").strip()
+        transport = self.lists.configuration.transports.get(name)
+        if transport is None:
+            text = router.options.get("transport")
+            place = text.place if text else router.place
+            raise Unclear(place, f'the transport "{name}" of the router {router.name} is not one that is written here')
+        way = Way.REMOTE if transport.get("driver").strip() == "smtp" else Way.LOCAL
+        return [Routed(way, session.forward_path, router.place)]
 
     def _manualroute(self, router: Driver, session: Session) -> list[Routed] | None:
-        remote = [Routed(Way.REMOTE, session.forward_path, router.place)]
+        remote = self._handed(router, session)
         if "route_data" in router.options:
             text = router.options["route_data"]
             try:
