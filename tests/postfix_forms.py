@@ -130,8 +130,11 @@ class RealSmtpd:
         self._port = port
         self._authority = authority
 
-    def takes(self, stranger: Stranger, claim: bytes = b"", *, data: bool = False) -> bool:
-        """Whether the stranger's recipient is accepted, with `data` as far as 354. `claim`: a PROXY line, or XCLIENT."""
+    def takes(self, stranger: Stranger, claim: bytes = b"", *, data: bool = False, content: bool = False) -> bool:
+        """Whether the stranger's recipient is accepted; with `data` as far as 354, with `content` to the end of it.
+
+        `claim`: a PROXY line, or XCLIENT.
+        """
         with socket.create_connection(("127.0.0.1", self._port), timeout=20, source_address=(STRANGER, 0)) as plain:
             talk = _Talk(plain)
             if claim.startswith(b"PROXY"):
@@ -151,7 +154,9 @@ class RealSmtpd:
             if not talk.say(f"MAIL FROM:<{stranger.reverse_path}>"):
                 return False
             taken = [talk.say(f"RCPT TO:<{stranger.forward_path}>") for _ in range(stranger.recipients)]
-            return all(taken) and (not data or talk.say("DATA"))
+            if not all(taken) or not (data or content):
+                return all(taken)
+            return talk.say("DATA") and (not content or talk.say("Subject: probe\r\n\r\nhello\r\n."))
 
 
 class _Talk:
@@ -175,8 +180,8 @@ class _Talk:
 
 
 @contextlib.contextmanager
-def real_smtpds(forms: Sequence[Form]) -> Iterator[dict[str, RealSmtpd]]:
-    """One Postfix in which each form listens on a port of its own."""
+def real_smtpds(forms: Sequence[Form], **shared: str) -> Iterator[dict[str, RealSmtpd]]:
+    """One Postfix in which each form listens on a port of its own; `shared` are settings of all its services."""
     require_peer("postfix")
     authority = Authority()
     with server_directory("forms") as directory:
@@ -184,7 +189,9 @@ def real_smtpds(forms: Sequence[Form]) -> Iterator[dict[str, RealSmtpd]]:
         while len(set(ports.values())) < len(ports):
             ports = {name: free_port() for name in ports}
         first = next(iter(ports.values()))
-        configuration = lay_out_postfix(directory, "127.0.0.1", first, {**_PATIENT, "myhostname": "mx.ours.test"})
+        configuration = lay_out_postfix(
+            directory, "127.0.0.1", first, {**_PATIENT, **shared, "myhostname": "mx.ours.test"}
+        )
         services = (configuration / "master.cf").read_text().split("\n", 1)[1]
         entries = []
         for number, form in enumerate(forms):
@@ -206,6 +213,68 @@ def real_smtpds(forms: Sequence[Form]) -> Iterator[dict[str, RealSmtpd]]:
             yield {name: RealSmtpd(port, authority) for name, port in ports.items()}
 
 
+_TABLES = {"all": "/./ OK\n", "few": "/^192[.]/ OK\n"}
+_WELCOME = {"smtpd_relay_restrictions": "welcome, reject"}
+
+
+def _unopened(name: str, verdict: str, **settings: str) -> Form:
+    """With the settings that postconf -m wants."""
+    return Form(name, verdict, {"mail_owner": "mail", "setgid_group": "news", **settings}, files=_TABLES)
+
+
+UNOPENED_FORMS = (
+    _unopened("no-pcre-relay-domains", "closed", relay_domains="dept.test, pcre:{dir}/all"),
+    _unopened("no-pcre-mynetworks", "closed", mynetworks="127.0.0.1/32, pcre:{dir}/all"),
+    _unopened("no-pcre-negated", "closed", mynetworks="!pcre:{dir}/few, 0.0.0.0/0"),
+    _unopened(
+        "no-pcre-above-networks-that-are-too-wide-together",
+        "closed",
+        mynetworks="!pcre:{dir}/few, 20.0.0.0/9, 21.0.0.0/9, 22.0.0.0/9",
+    ),
+    _unopened("no-pcre-behind-what-decides", "open", mynetworks="0.0.0.0/0, pcre:{dir}/all"),
+    _unopened("no-pcre-mydestination", "closed", mydestination="ours.test, pcre:{dir}/all", **_WELCOME),
+    _unopened("no-pcre-transports", "closed", transport_maps="pcre:{dir}/all", **_WELCOME),
+    _unopened("no-pcre-aliases", "closed", virtual_alias_maps="pcre:{dir}/all", virtual_alias_domains="", **_WELCOME),
+    _unopened(
+        "no-pcre-access",
+        "closed",
+        smtpd_relay_restrictions="check_sender_access pcre:{dir}/all, reject_unauth_destination",
+    ),
+    _unopened(
+        "no-pcre-access-by-hello",
+        "closed",
+        smtpd_relay_restrictions="check_helo_access unionmap:{pcre:{dir}/all}, reject_unauth_destination",
+    ),
+    _unopened(
+        "no-pcre-access-that-warns",
+        "open",
+        smtpd_relay_restrictions="warn_if_reject, check_sender_access pcre:{dir}/all, welcome, reject",
+    ),
+    _unopened(
+        "no-pcre-access-that-warns-above-a-refusal",
+        "closed",
+        smtpd_relay_restrictions="warn_if_reject, check_sender_access pcre:{dir}/all, reject_unauth_destination",
+    ),
+    _unopened(
+        "no-pcre-networks-that-warn",
+        "closed",
+        mynetworks="pcre:{dir}/all",
+        smtpd_relay_restrictions="warn_if_reject, permit_mynetworks, welcome, reject",
+    ),
+)
+"""Forms with a table of a type that is not installed: the verdict where that is known."""
+HEADER_CHECKS = {"header_checks": "pcre:/nowhere/header_checks"}
+UNOPENED_HEADER_CHECKS = (
+    _unopened("no-pcre-header-checks", "closed", **HEADER_CHECKS, **_WELCOME),
+    _unopened(
+        "no-pcre-header-checks-skipped",
+        "open",
+        receive_override_options="no_header_body_checks",
+        **HEADER_CHECKS,
+        **_WELCOME,
+    ),
+)
+"""The same, where it is cleanup that asks the table."""
 DEFAULT_RELAY = "permit_mynetworks, permit_sasl_authenticated, defer_unauth_destination"
 
 # fmt: off - one form, one paragraph

@@ -78,6 +78,34 @@ def test_what_cannot_be_read_is_told_with_its_line(tmp_path: Path, name: str, va
     assert len(finding.words) > 30
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("relay_domains", "dept.test, pcre:{dir}/all"),
+        ("relay_domains", "proxy:pcre:{dir}/all"),
+        ("mynetworks", "127.0.0.0/8, pcre:{dir}/all"),
+        ("smtpd_relay_restrictions", "check_sender_access pcre:{dir}/all, reject_unauth_destination"),
+        ("smtpd_relay_restrictions", "check_sender_access unionmap:{{pcre:{dir}/all}}, reject_unauth_destination"),
+        ("transport_maps", "lmdb:{dir}/routes"),
+    ],
+)
+def test_a_table_type_that_may_not_be_installed_is_told_where_it_decides(tmp_path: Path, name: str, value: str) -> None:
+    (tmp_path / "all").write_text("/./ OK\n")
+    (tmp_path / "routes").write_text("example.com smtp:\n")
+    open_to_all = {"smtpd_relay_restrictions": "check_client_access static:OK, reject"} if "maps" in name else {}
+    finding = asked(tmp_path, **{**open_to_all, name: value.format(dir=tmp_path)})
+    assert isinstance(finding, CannotTell), finding
+    assert line_of(finding.file, finding.line).startswith(name)
+    assert "postconf -m" in finding.words
+
+
+def test_a_table_type_that_may_not_be_installed_changes_nothing_where_it_does_not_decide(tmp_path: Path) -> None:
+    (tmp_path / "all").write_text("/./ OK\n")
+    table = f"check_sender_access pcre:{tmp_path}/all"
+    assert isinstance(asked(tmp_path, smtpd_relay_restrictions=f"reject_unauth_destination, {table}"), Closed)
+    assert isinstance(asked(tmp_path, smtpd_relay_restrictions=f"check_client_access static:OK, {table}, reject"), Open)
+
+
 def test_a_policy_service_behind_the_refusal_opens_nothing(tmp_path: Path) -> None:
     lists = "permit_mynetworks, reject_unauth_destination, check_policy_service inet:127.0.0.1:10023"
     assert isinstance(asked(tmp_path, smtpd_recipient_restrictions=lists), Closed)

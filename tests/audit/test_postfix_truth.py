@@ -6,7 +6,18 @@ from pathlib import Path
 import pytest
 
 from peer_programs import environment, run_client
-from postfix_forms import FORMS, STRANGER, Authority, Form, RealSmtpd, lay_out, real_smtpds
+from postfix_forms import (
+    FORMS,
+    HEADER_CHECKS,
+    STRANGER,
+    UNOPENED_FORMS,
+    UNOPENED_HEADER_CHECKS,
+    Authority,
+    Form,
+    RealSmtpd,
+    lay_out,
+    real_smtpds,
+)
 from posthouse.audit import CannotTell, Finding, Kind, Open, audit
 from posthouse.audit.postfix.configuration import Configuration
 from posthouse.audit.postfix.oracle import Oracle
@@ -17,14 +28,18 @@ from posthouse.audit.postfix.walk import Walk
 
 pytestmark = pytest.mark.peer
 MOST_STRANGERS = 40
+UNOPENED = (*UNOPENED_FORMS, *UNOPENED_HEADER_CHECKS)
 AUTHORITY = Authority()
 form = pytest.mark.parametrize("form", FORMS, ids=[each.name for each in FORMS])
 
 
 @pytest.fixture(scope="module")
 def smtpds() -> Iterator[dict[str, RealSmtpd]]:
-    with real_smtpds(FORMS) as running:
-        yield running
+    with (
+        real_smtpds((*FORMS, *UNOPENED_FORMS)) as running,
+        real_smtpds(UNOPENED_HEADER_CHECKS, **HEADER_CHECKS) as more,
+    ):
+        yield running | more
 
 
 @pytest.fixture
@@ -93,6 +108,20 @@ def test_each_stranger_is_answered_as_foreseen(
     for stranger in everyone[::step]:
         foreseen = Walk(smtpd, stranger, Oracle([])).outcome().is_accepted
         assert smtpds[form.name].takes(stranger, data=has_data) == foreseen, stranger
+
+
+@pytest.mark.parametrize("form", UNOPENED, ids=[each.name for each in UNOPENED])
+def test_a_table_of_a_type_that_is_not_installed_is_not_opened(
+    form: Form, smtpds: dict[str, RealSmtpd], tmp_path: Path, postconf: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = lay_out(form, tmp_path / "form", AUTHORITY)
+    elsewhere = audit(Kind.POSTFIX, directory)
+    assert verdict(elsewhere) == ("open" if form.verdict == "open" else "unknown"), elsewhere
+    monkeypatch.setattr(Configuration, "is_at_home", property(lambda _: True))
+    here = audit(Kind.POSTFIX, directory)
+    assert verdict(here) == form.verdict, here
+    assert any("not installed" in doubt for doubt in here.doubts) or "skipped" in form.name
+    assert smtpds[form.name].takes(Stranger(client=STRANGER), content=True) is (form.verdict == "open")
 
 
 @pytest.mark.parametrize("name", ["stock", "conditional-value", "class-in-a-table", "hello-by-regexp-file"])

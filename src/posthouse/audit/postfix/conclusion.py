@@ -7,9 +7,11 @@ from posthouse.audit.postfix.configuration import Configuration
 from posthouse.audit.postfix.door import Door
 from posthouse.audit.postfix.doubt import find_doubts
 from posthouse.audit.postfix.inquiry import Answers, ask_door
+from posthouse.audit.postfix.oracle import Oracle
 from posthouse.audit.postfix.place import Stop
 from posthouse.audit.postfix.smtpd import Smtpd
-from posthouse.audit.postfix.stranger import OWN_DOMAIN, THIRD_PARTY
+from posthouse.audit.postfix.stranger import Stranger
+from posthouse.audit.postfix.walk import Walk
 from posthouse.policy.gateways import Gateway
 from posthouse.policy.networks import NetworkSet
 
@@ -29,6 +31,19 @@ class Conclusion:
 
     def finding(self) -> Finding:
         """Closed, open, or not to be told."""
+        found = self._found()
+        doubtful = self._configuration.tables.doubtful
+        if not isinstance(found, Open) or not doubtful:
+            return found
+        self._configuration.close_doubtful_tables()
+        without = Conclusion(self._configuration, self._gateways)._found()
+        if isinstance(without, Open):
+            return without
+        known = f"; where it is installed, it is open: {found.counterexample.words.rstrip('.')}"
+        stops = tuple((place.file, place.line, words + known) for place, words in doubtful.items())
+        return CannotTell(*stops[0], found.rests_on, found.doubts, stops[1:])
+
+    def _found(self) -> Finding:
         for door in self._doors():
             self._ask(door)
         doubts = (*self._doubts, *self._configuration.tables.doubts)
@@ -85,11 +100,14 @@ class Conclusion:
         member = too_many([Block(one.version, int(one.network_address), int(one.broadcast_address)) for one in held])
         if member is None or self._answers.openings:
             return
+        stranger = Stranger(client=str(member))
+        if self._configuration.tables.unopened and not Walk(smtpd, stranger, Oracle([])).outcome().is_accepted:
+            return
         place = next((place for network, place in listed if member in network), smtpd.settings.place("mynetworks"))
         self._answers.openings[place] = Counterexample(
-            client=str(member),
-            reverse_path=f"someone@{OWN_DOMAIN}",
-            forward_path=THIRD_PARTY,
+            client=stranger.client,
+            reverse_path=stranger.reverse_path,
+            forward_path=stranger.forward_path,
             file=place.file,
             line=place.line,
             words="mynetworks holds more public addresses than anyone can know; name your own networks only.",

@@ -27,7 +27,12 @@ class Configuration:
         self.settings = Settings(main, explicit, defaults)
         services = read_master(existing(main.with_name("master.cf")))
         self.services = [_as_in_force(service, self.effective) for service in services]
-        self.tables = Tables(self.settings)
+        self._types = self.effective.types if self.effective is not None else frozenset()
+        self.tables = Tables(self.settings, self._types, is_at_home=self.is_at_home)
+
+    def close_doubtful_tables(self) -> None:
+        """From now on a table whose type may not be there is one that Postfix can't open."""
+        self.tables = Tables(self.settings, self._types, is_at_home=self.is_at_home, opens_doubtful=False)
 
     def doors(self) -> list[Door]:
         """The smtpd services that listen on the network."""

@@ -9,7 +9,7 @@ from posthouse.audit.finding import Counterexample
 from posthouse.audit.postfix.door import Door
 from posthouse.audit.postfix.oracle import Oracle, TooManyReadings, deciding, readings
 from posthouse.audit.postfix.outcome import Outcome, Permit
-from posthouse.audit.postfix.place import Place
+from posthouse.audit.postfix.place import Place, ServerError, Unopened
 from posthouse.audit.postfix.resolver import Class, Resolved
 from posthouse.audit.postfix.smtpd import Smtpd, Stage
 from posthouse.audit.postfix.stranger import Stranger
@@ -61,7 +61,8 @@ def _posers(door: Door, smtpd: Smtpd, *, trusts_public_authorities: bool) -> Ite
     for one in plain.values():
         if door.proxy is not None:
             yield from claimed(smtpd, one, "a PROXY header")
-        if smtpd.xclient_hosts.match_host(one.name, one.client):
+        believed = smtpd.xclient_hosts.match_host(one.name, one.client)
+        if believed and not isinstance(believed, Unopened):
             yield from claimed(smtpd, one, "XCLIENT")
 
 
@@ -71,7 +72,10 @@ def _ask(door: Door, smtpd: Smtpd, stranger: Stranger, answers: Answers) -> None
     def evaluate(oracle: Oracle) -> tuple[Relayed, Outcome] | None:
         answers.walks += 1
         outcome = Walk(smtpd, stranger, oracle).outcome()
-        relayed = _relayed(smtpd, stranger, outcome, oracle)
+        try:
+            relayed = _relayed(smtpd, stranger, outcome, oracle)
+        except ServerError:
+            return None  # cleanup doesn't take it, or the queue keeps it
         return None if relayed is None else (relayed, outcome)
 
     let_in: tuple[tuple[Relayed, Outcome] | None, Oracle] | None = None

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from posthouse.audit.postfix.place import Hit, Place
+from posthouse.audit.postfix.place import Hit, Place, Stop, Unopened
 from posthouse.audit.postfix.postconf import find_program, run
 from posthouse.audit.postfix.rules import RuleError, lines_of, read_rules
 from posthouse.audit.postfix.settings import Settings
@@ -12,17 +12,36 @@ from posthouse.audit.postfix.text import logical_lines, read_text, split_list, u
 
 _SUFFIXES = {"hash": ".db", "btree": ".db", "lmdb": ".lmdb", "cdb": ".cdb", "dbm": ".pag", "sdbm": ".pag"}
 _ORDERED = {"cidr": Cidr, "regexp": Regexp, "pcre": Regexp}
+_OPTIONAL = frozenset(("cdb", "dbm", "lmdb", "pcre", "sdbm"))
+"""Types that a Postfix may lack; most distributions have them in packages of their own."""
 _USUAL_HOME = Path("/etc/postfix")
 
 
 class Tables:
-    """Opens each table once. `doubts` gathers what was odd about them (an index older than its text, a copied directory)."""
+    """Opens each table once. `doubts` gathers what was odd about them (an index older than its text, a copied directory).
 
-    def __init__(self, settings: Settings) -> None:
+    `types` are those that postconf lists (none: it wasn't asked), of this machine, where the configuration is if
+    `is_at_home`. `doubtful` gathers the tables whose type the other machine may lack; they are taken to work if
+    `opens_doubtful`, else to be such as Postfix can't open.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        types: frozenset[str] = frozenset(),
+        *,
+        is_at_home: bool = False,
+        opens_doubtful: bool = True,
+    ) -> None:
         self._home = settings.main.parent
         self._default_type = settings.text("default_database_type") or "hash"
         self._opened: dict[str, Table] = {}
+        self._types = types
+        self._is_at_home = is_at_home
+        self._opens_doubtful = opens_doubtful
         self.doubts: dict[str, None] = {}
+        self.doubtful: dict[Place, str] = {}
+        self.unopened = False
 
     def open(self, spec: str, place: Place) -> Table:
         """The table, sealed when it can't be read. `place` is the line that names it."""
@@ -39,6 +58,9 @@ class Tables:
         kind, colon, name = spec.partition(":")
         if not colon:
             kind, name = self._default_type, spec
+        missing = self._missing(kind, spec, place)
+        if missing is not None:
+            return Sealed(spec, missing)
         if kind == "proxy":
             return self._open(name, place)
         if kind == "static":
@@ -54,7 +76,25 @@ class Tables:
         words = (
             f"{spec} is asked at the time of each mail and may hold anything; look there for what a stranger can choose"
         )
-        return Sealed(spec, place, words)
+        return Sealed(spec, Stop(place, words))
+
+    def _missing(self, kind: str, spec: str, place: Place) -> Unopened | None:
+        """Why Postfix can't open a table of that type; None when it can, or may."""
+        if kind in self._types or (not self._types and kind not in _OPTIONAL):
+            return None
+        answers = "until it is, Postfix answers with 451 what asks this table"
+        if self._types and self._is_at_home:
+            words = f"{spec} is of the type {kind}, which is not installed (postconf -m): {answers}"
+            self.doubts[f"{place}: {words}"] = None
+            self.unopened = True
+            return Unopened(place, words)
+        words = (
+            f"{spec} is of the type {kind}; whether that is installed where Postfix runs is not known here "
+            f"(postconf -m there lists it): {answers}"
+        )
+        self.doubtful[place] = words
+        self.unopened = not self._opens_doubtful
+        return None if self._opens_doubtful else Unopened(place, words)
 
     def _from_file(self, kind: str, name: str, spec: str, place: Place) -> Table:
         try:
@@ -62,9 +102,10 @@ class Tables:
                 return self._ordered(kind, name, spec, place)
             return self._indexed(kind, name, spec, place)
         except OSError as error:
-            return Sealed(spec, place, f"{spec} cannot be read ({error.strerror or error}); make it readable here")
+            words = f"{spec} cannot be read ({error.strerror or error}); make it readable here"
+            return Sealed(spec, Stop(place, words))
         except RuleError as error:
-            return Sealed(spec, place, f"{spec} cannot be understood: {error}")
+            return Sealed(spec, Stop(place, f"{spec} cannot be understood: {error}"))
 
     def _ordered(self, kind: str, name: str, spec: str, place: Place) -> Table:
         if name.startswith("{"):
@@ -84,7 +125,7 @@ class Tables:
         if listed is None and text is None:
             if not index.exists():
                 raise FileNotFoundError(2, "No such file", str(path))
-            return Sealed(spec, place, f"{index} has no text beside it and postmap cannot list it here")
+            return Sealed(spec, Stop(place, f"{index} has no text beside it and postmap cannot list it here"))
         if listed is None:
             text = text or []
             if not index.exists():

@@ -6,7 +6,7 @@ One `Oracle` is one reading. `readings` goes through all of them that an evaluat
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from posthouse.audit.postfix.place import Hit, Stop
+from posthouse.audit.postfix.place import Hit, ServerError, Stop, Unopened
 from posthouse.audit.postfix.table import Found
 
 Answer = TypeVar("Answer")
@@ -34,7 +34,9 @@ class Oracle:
         return self._known[memo]
 
     def settle(self, found: Found, key: str) -> Hit | None:
-        """A look-up's result; one that isn't known is taken for a hit first, then for none."""
+        """A look-up's result; one that isn't known is taken for a hit first, then for none. ServerError from no table."""
+        if isinstance(found, Unopened):
+            raise ServerError
         if isinstance(found, Stop):
             return Hit("", found.place) if self.choose(found, key, 2) == 0 else None
         return found

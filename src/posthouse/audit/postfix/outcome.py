@@ -32,7 +32,3 @@ class Outcome(msgspec.Struct, frozen=True):
     permits: tuple[Permit, ...] = ()
     is_dropped: bool = False
     recipient: Resolved | None = None
-
-
-class ServerError(Exception):
-    """smtpd answers 451 "Server configuration error"."""

@@ -20,6 +20,14 @@ class Stop(msgspec.Struct, frozen=True):
     words: str
 
 
+class Unopened(Stop, frozen=True):
+    """The table's type is not there: Postfix can't open it, and what asks it gets an error (dict_open(3))."""
+
+
+class ServerError(Exception):
+    """smtpd answers 451 "Server configuration error", or "Temporary lookup failure"."""
+
+
 class Hit(msgspec.Struct, frozen=True):
     """What a look-up found, and where it stands."""
 

@@ -14,12 +14,16 @@ _OVERRIDE = re.compile(r"^(\S+)/(\S+)/([A-Za-z0-9_]+) =(?: (.*))?$")
 
 
 class Effective(msgspec.Struct, frozen=True):
-    """All parameters as postconf prints them, unexpanded, and the overrides by service name, kind and parameter."""
+    """All parameters as postconf prints them, unexpanded, and the overrides by service name, kind and parameter.
+
+    `types`: the types of tables that there are; empty when postconf does not say.
+    """
 
     version: str
     directory: str
     parameters: dict[str, str]
     overrides: dict[tuple[str, str, str], str]
+    types: frozenset[str] = frozenset()
 
 
 def find_program(name: str) -> str | None:
@@ -38,7 +42,10 @@ def ask_postconf(directory: Path) -> Effective | None:
     if everything is None or builtin is None or overrides is None:
         return None
     version, _, home = builtin.partition("\n")
-    return Effective(version.strip(), home.strip(), _parameters(everything), _overrides(overrides))
+    types = run([program, "-c", str(directory), "-m"]) or ""
+    return Effective(
+        version.strip(), home.strip(), _parameters(everything), _overrides(overrides), frozenset(types.split())
+    )
 
 
 def run(command: list[str]) -> str | None:

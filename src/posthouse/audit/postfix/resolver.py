@@ -13,7 +13,7 @@ from posthouse.audit.postfix.master import Service
 from posthouse.audit.postfix.match_list import MatchList, parents
 from posthouse.audit.postfix.opening import Tables
 from posthouse.audit.postfix.oracle import Oracle
-from posthouse.audit.postfix.place import Hit, Stop
+from posthouse.audit.postfix.place import Hit, ServerError, Stop, Unopened
 from posthouse.audit.postfix.settings import Settings
 from posthouse.audit.postfix.table import Found, Table
 from posthouse.audit.postfix.text import split_list
@@ -61,6 +61,10 @@ class Maps:
     def __bool__(self) -> bool:
         return bool(self.tables)
 
+    def lacks_type(self) -> bool:
+        """Whether one of the tables can't be opened."""
+        return any(isinstance(table.find(""), Unopened) for table in self.tables)
+
     def find(self, key: str, *, partial: bool = False) -> Found:
         """The first table's answer; a part of a name is not looked up in patterns."""
         for table in self.tables:
@@ -90,6 +94,8 @@ class Resolver:
         mapping = settings.under(cleanup.overrides) if cleanup else settings
         self.rewriting_maps = [Maps(name, mapping, tables) for name in ("recipient_canonical_maps", "canonical_maps")]
         self.alias_maps = Maps("virtual_alias_maps", mapping, tables)
+        is_checked = "no_header_body_checks" not in asking.items("receive_override_options")
+        self._header_checks = Maps("header_checks", mapping, tables) if is_checked else None
         self.delimiters = mapping.text("recipient_delimiter")
         self._rules = Rewriting(
             origin=own.text("myorigin"),
@@ -138,7 +144,9 @@ class Resolver:
     # --- after acceptance ---------------------------------------------------------------------------------------------
 
     def destinations(self, path: str, oracle: Oracle) -> list[Resolved]:
-        """Where the mail goes after canonical and virtual alias maps."""
+        """Where the mail goes after canonical and virtual alias maps. ServerError when cleanup takes no mail at all."""
+        if self._header_checks is not None and self._header_checks.lacks_type():
+            raise ServerError
         first = self._resolve(internal(path), oracle).address
         for maps in self.rewriting_maps:
             first = self._mapped(maps, first, oracle) or first
@@ -218,6 +226,8 @@ class Resolver:
             return "error", "error"
         chosen = self.settings.text(name)
         found = self._transport_of(resolved)
+        if isinstance(found, Unopened):
+            raise ServerError
         if isinstance(found, Stop):
             found = None  # another transport may take it; that it was accepted is what counts
         if found is not None and found.value.partition(":")[0]:

@@ -48,9 +48,9 @@ class Table:
 class Sealed(Table):
     """A table that can't be read here: any key may find anything."""
 
-    def __init__(self, spec: str, place: Place, words: str) -> None:
-        super().__init__(spec, place)
-        self.stop = Stop(place, words)
+    def __init__(self, spec: str, stop: Stop) -> None:
+        super().__init__(spec, stop.place)
+        self.stop = stop
 
     def find(self, key: str) -> Found:
         """Always the reason why nothing is known."""

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 
 from posthouse.audit.postfix.match_list import parents
 from posthouse.audit.postfix.oracle import Oracle
-from posthouse.audit.postfix.outcome import Outcome, Permit, ServerError, Status
-from posthouse.audit.postfix.place import Hit, Stop
+from posthouse.audit.postfix.outcome import Outcome, Permit, Status
+from posthouse.audit.postfix.place import Hit, ServerError, Stop, Unopened
 from posthouse.audit.postfix.resolver import Class, Maps, Resolved
 from posthouse.audit.postfix.smtpd import Restriction, Smtpd, Stage
 from posthouse.audit.postfix.stranger import Stranger
@@ -43,6 +43,12 @@ class Walk:
 
     def outcome(self) -> Outcome:
         """All stages in order, to the end of the data."""
+        try:
+            return self._outcome()
+        except ServerError:
+            return Outcome(is_accepted=False)
+
+    def _outcome(self) -> Outcome:
         stranger = self._stranger
         if not self._before_recipient() or not self._at_recipient():
             return Outcome(is_accepted=False)
@@ -439,6 +445,8 @@ class Walk:
         return Status.DUNNO
 
     def _sealed(self, stop: Stop) -> Status:
+        if isinstance(stop, Unopened):
+            return self._reject()  # check_access(): as if the table said 451, so warn_if_reject makes a warning of it
         choice = self._oracle.choose(stop, f"{self._stage}", 3)
         return (Status.OK, Status.DUNNO, self._reject())[choice]
 
