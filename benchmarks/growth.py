@@ -155,6 +155,7 @@ def main() -> int:
     unknown = set(options.series) - set(SERIES)
     if unknown:
         parser.error(f"no such series: {', '.join(sorted(unknown))}; there are {', '.join(SERIES)}")
+    options.into.mkdir(parents=True, exist_ok=True)  # now, not when all has been measured
     record = options.into / "growth.json"
     if options.draw:
         points = msgspec.convert(json.loads(record.read_text())["points"], list[Point])
