@@ -12,7 +12,7 @@ from posthouse.relay.lease import Closing
 from posthouse.relay.route import NextHop, Route, parse_hop
 from posthouse.relay.scheduler import Bounds
 from posthouse.smtp.event import Notify
-from posthouse.spool.api import ContentMissing, Fate, Verb
+from posthouse.spool.api import ContentMissing, Fate, Verb, Waiting
 from posthouse.spool.memory import MemorySpool
 from relaying import DEFERRED, REFUSED, RELAYED, Bench, Map
 
@@ -132,6 +132,53 @@ def test_success_is_reported_only_where_asked() -> None:
         await bench.accept("b@there.test", notify=Notify.SUCCESS)
         await bench.until(lambda: bench.queued() == 0)
         assert len(bench.notices.sent) == 1
+
+    run(scene)
+
+
+class SlowToWrite(MemorySpool):
+    """Recipients just put off are neither due as before nor planned anew until `write`, as while a commit is still to come."""
+
+    unwritten: list[Fate] | None = None
+
+    def record(self, fates: Sequence[Fate], *, at_once: bool = False) -> None:
+        if self.unwritten is None:
+            super().record(fates, at_once=at_once)
+        else:
+            self.unwritten.extend(fates)
+
+    def due(self, destination: str, now: int, limit: int, after: tuple[int, int, int] = (0, 0, 0)) -> list[Waiting]:
+        hidden = {(fate.queue_id, fate.index) for fate in self.unwritten or ()}
+        return [one for one in super().due(destination, now, limit, after) if (one.queue_id, one.index) not in hidden]
+
+    def write(self) -> None:
+        unwritten, self.unwritten = self.unwritten or [], None
+        self.record(unwritten)
+
+
+def test_mail_put_off_just_before_its_destination_is_looked_at_is_not_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("relaying.MemorySpool", SlowToWrite)
+
+    async def scene() -> None:
+        bench = Bench(plan=PLAN)
+        spool = bench.spool
+        assert isinstance(spool, SlowToWrite)
+        hop = bench.hop("site of there.test")
+        hop.answer = lambda _attempt, _index: DEFERRED
+        await bench.accept("b@there.test")
+        await bench.until(lambda: len(hop.attempts) == 1)
+        spool.unwritten = []
+        await bench.pass_time(400)
+        await bench.until(lambda: spool.unwritten)  # it was tried again, and put off by ten minutes
+        bench.scheduler.wake("there.test", bench.now + 50)  # another message of that destination is due before
+        await bench.pass_time(0.05)
+        spool.write()
+        hop.answer = lambda _attempt, _index: RELAYED
+        await bench.pass_time(3)
+        await bench.pass_time(800)
+        await bench.until(lambda: bench.queued() == 0)
 
     run(scene)
 
