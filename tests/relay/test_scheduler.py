@@ -8,7 +8,7 @@ from posthouse.mail.outcome import Deferred, Failed, Relayed
 from posthouse.mail.reason import Reason, Slug
 from posthouse.relay.backoff import RetryPlan
 from posthouse.relay.directions import Directions
-from posthouse.relay.lease import Closing
+from posthouse.relay.lease import Closing, Leased, Recall, Tenant
 from posthouse.relay.route import NextHop, Route, parse_hop
 from posthouse.relay.scheduler import Bounds
 from posthouse.smtp.event import Notify
@@ -430,6 +430,43 @@ def test_a_site_in_use_follows_the_dns_and_its_route() -> None:
         await bench.accept("d@there.test")
         await bench.until(lambda: bench.queued() == 0)
         assert bench.scheduler.sites["the site"].concurrency == 9
+
+    run(scene)
+
+
+@pytest.mark.parametrize("order", ["the recall first", "the reload first"])
+def test_a_route_that_allows_less_takes_no_recall_back(order: str) -> None:
+    """The other worker's lookup was quicker: the recall it brought about is here before this worker has the new limit."""
+
+    async def scene() -> None:
+        where = Moving()
+        bench = Bench(where=where)
+        tenant = bench.scheduler.outgoing.leases = Tenant(lambda _report: None)
+        tenant.leased(Leased("the site", 3))
+        hop, first, later = bench.hop("old host"), asyncio.Event(), asyncio.Event()
+        hop.gate = first.wait
+        for number in range(30):
+            await bench.accept(f"b{number}@there.test")
+        await bench.until(lambda: hop.open_now == 3)
+        site, where.concurrency = bench.scheduler.sites["the site"], 2
+
+        async def reload() -> None:
+            bench.scheduler.rescan()
+            await bench.until(lambda: site.concurrency == 2)
+
+        async def recall() -> None:
+            assert tenant.recalled(Recall("the site", 1))
+            bench.scheduler.outgoing.recalled(Recall("the site", 1))
+
+        for happens in (recall, reload) if order == "the recall first" else (reload, recall):
+            await happens()
+        hop.gate = later.wait
+        first.set()
+        await bench.until(lambda: len(hop.attempts) == 3 and not site.surplus and not site.leaving)
+        assert hop.open_now == 1
+        later.set()
+        await bench.until(lambda: bench.queued() == 0)
+        assert hop.open_now == 1
 
     run(scene)
 

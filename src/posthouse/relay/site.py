@@ -248,9 +248,12 @@ class Site:
         self.shrink(self.concurrency)
 
     def shrink(self, most: int) -> None:
-        """Leaves `most` connections: the others end, idle ones now, busy ones when their message is through."""
-        self._most = most
-        self.surplus = max(0, len(self._connections) - self.leaving - most)
+        """Leaves `most` connections: the others end, idle ones now, busy ones when their message is through.
+
+        Until they have, a wish for more changes nothing: a route's limit must not undo what another worker was promised.
+        """
+        self._most = min(most, self._most) if self.surplus else most
+        self.surplus = max(0, len(self._connections) - self.leaving - self._most)
         for future in self._idle[: self.surplus]:  # the one used last comes last
             _resolve(future)
 
