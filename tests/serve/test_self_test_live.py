@@ -1,14 +1,20 @@
 """The self-test over the listeners as they are: what it tries, what it catches, and that it leaves no trace."""
 
+import asyncio
 import json
 import os
 import smtplib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from posthouse.config import load_text
 from posthouse.serve.machine import own_addresses
+from posthouse.serve.rules import rules_of
+from posthouse.serve.self_test_live import LiveTest, rehearse_live
+from posthouse.tester.case import CASES
 from posthouse_server import ADDRESS, STRANGER, Posthouse, configured, posthouse, route_to, write_certificate
 from serve_fake import until
 
@@ -120,6 +126,38 @@ def test_workers_that_let_a_case_in_do_not_get_to_be_ready() -> None:
         assert f"at {server.address}: case 101 (plain third party), from {STRANGER}" in done.stderr
         assert "C: RCPT TO:<self-test@third-party.example>" in done.stderr
         assert "\nready" not in done.stderr
+
+
+def test_of_several_cases_that_are_let_in_the_first_is_told_whichever_session_is_quicker() -> None:
+    cases = [case for case in CASES if case.number in (101, 102, 103, 104, 107)]  # four in one session, 107 in another
+
+    async def scene() -> LiveTest:
+        is_quicker_through = asyncio.Event()
+
+        async def let_in(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            reverse_path = b""
+            writer.write(b"220 open.test\r\n")
+            async for line in reader:
+                if line.startswith(b"MAIL"):
+                    reverse_path = line
+                elif line.startswith(b"RCPT") and b"@localhost>" in reverse_path:
+                    is_quicker_through.set()
+                elif line.startswith(b"RCPT"):
+                    await is_quicker_through.wait()
+                writer.write(b"250 fine\r\n")
+            writer.close()
+
+        text = f'hostname = "mx.test"\ndata_dir = "data"\n[[listener]]\naddress = "{ADDRESS}:0"\n{ROUTE}'
+        config = load_text(text, Path("/nowhere/posthouse.toml"))
+        async with await asyncio.start_server(let_in, ADDRESS, 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            return await rehearse_live(config, rules_of(config), [("here", port)], lambda _: "self.test", cases)
+
+    found = asyncio.run(scene())
+    assert found.cases == 5
+    assert found.relayed is not None
+    assert found.relayed.case_number == 101
+    assert found.relayed.dialogue[-1].startswith("S: 250")
 
 
 def test_reload_that_lets_a_case_in_turns_relaying_off(monkeypatch: pytest.MonkeyPatch) -> None:
