@@ -471,6 +471,41 @@ def test_a_route_that_allows_less_takes_no_recall_back(order: str) -> None:
     run(scene)
 
 
+class Slow(Map):
+    """A pathfinder that answers when `gate` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+
+    async def find(self, destination: str) -> Directions | Deferred | Failed:
+        await self.gate.wait()
+        return await super().find(destination)
+
+
+def test_mail_that_waits_for_a_lease_while_its_destination_is_looked_up_outlives_a_reload() -> None:
+    async def scene() -> None:
+        where = Slow()
+        bench = Bench(where=where)
+        tenant = bench.scheduler.outgoing.leases = Tenant(lambda _report: None)
+        where.gate.set()
+        await bench.accept("a@there.test")
+        await bench.until(lambda: bench.scheduler.sites)
+        where.gate.clear()
+        await bench.pass_time(400)  # the directions are too old now
+        await bench.accept("b@there.test")
+        bench.scheduler.rescan()
+        where.gate.set()
+        await bench.until(lambda: any(site.waiting for site in bench.scheduler.sites.values()))
+        leased = Leased("site of there.test", 1)
+        tenant.leased(leased)
+        bench.scheduler.outgoing.leased(leased)
+        await bench.until(lambda: bench.queued() == 0)
+        assert bench.scheduler.depth[0] == 0
+
+    run(scene)
+
+
 def test_what_another_worker_learnt_of_a_site_counts_here() -> None:
     async def scene() -> None:
         bench = Bench(plan=PLAN)

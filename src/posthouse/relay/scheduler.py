@@ -541,15 +541,16 @@ class Scheduler:
         self._directions.clear()
         self._closed_elsewhere.clear()
         self._routes_seen += 1
+        looked_up = {parcel for parcels in self._lookups.values() for parcel in parcels}  # these get the new answer
         for parcels in list(self._in_memory.values()):
             for parcel in list(parcels):
-                if parcel.state is ParcelState.WAITING and parcel.destination not in self._lookups:
+                if parcel.state is ParcelState.WAITING and parcel not in looked_up:
                     parcel.state = ParcelState.WITHDRAWN
                     self.forget(parcel)
-        self.sites = {key: site for key, site in self.sites.items() if site.connections}
         for site in self.sites.values():
             site.closed_until = 0
-            site.waiting = collections.deque(one for one in site.waiting if one.state is ParcelState.WAITING)
+            site.waiting.clear()
+        self.sites = {key: site for key, site in self.sites.items() if site.connections}
         self.outgoing.leases.renounce()
         self.start()
 
