@@ -2,18 +2,21 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+import itertools
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path as FilePath
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from posthouse.mail.envelope import Origin, Recipient
 from posthouse.mail.message import Content, Message
 from posthouse.mail.reason import Slug
 from posthouse.smtp.address import NULL_PATH, Path
 from posthouse.smtp.event import BodyType, DotForm, Notify, Ret
-from posthouse.spool.api import Spool, Verb, destination_of
+from posthouse.spool.api import Fate, Retry, Spool, Verb, destination_of
 from posthouse.spool.memory import MemorySpool
 from spooling import NOW, accept, accept_many, deferred, envelope, failed, message, path, relayed, sqlite_spool
 
@@ -39,10 +42,11 @@ Scene = Callable[[Spool], Awaitable[None]]
 @pytest.fixture(params=[_memory, _sqlite], ids=["memory", "sqlite"])
 def play(request: pytest.FixtureRequest, tmp_path: FilePath) -> Callable[[Scene], None]:
     """Plays a scene on a fresh spool."""
+    count = itertools.count()
 
     def _play(scene: Scene) -> None:
         async def run() -> None:
-            with request.param(tmp_path) as spool:
+            with request.param(tmp_path / str(next(count))) as spool:
                 await scene(spool)
 
         asyncio.run(run())
@@ -229,6 +233,76 @@ def test_deferred_recipient_waits_until_its_time_with_its_last_outcome(play):
     play(scene)
 
 
+def _positions(found):
+    return [(w.next_at - NOW, w.index) for w in found]
+
+
+def test_recipients_just_put_off_are_due_at_their_new_time_in_their_place(play):
+    async def scene(spool: Spool) -> None:
+        (queue_id,) = await accept_many(spool, 1, *["a@one.example"] * 6, "b@two.example")
+        # Put off are 1, 2 and 4; 3 is settled; 0 and 5 are not tried yet.
+        spool.record([deferred(queue_id, 1, next_at=NOW + 9), deferred(queue_id, 2, next_at=NOW + 5)])
+        spool.record([deferred(queue_id, 6, next_at=NOW + 1), relayed(queue_id, 3)])
+        spool.record([deferred(queue_id, 4, next_at=NOW + 5)])
+        beyond_now = (NOW, 1 << 62, 0)  # as the scheduler asks when to look next
+        for _ in range(2):  # before it is on disk, and after
+            for now, limit, after, expected in (
+                (NOW, 10, (0, 0, 0), [(0, 0), (0, 5)]),
+                (NOW + 5, 10, (0, 0, 0), [(0, 0), (0, 5), (5, 2), (5, 4)]),
+                (NOW + 5, 3, (0, 0, 0), [(0, 0), (0, 5), (5, 2)]),
+                (NOW + 9, 3, (NOW, queue_id, 0), [(0, 5), (5, 2), (5, 4)]),
+                (NOW + 9, 10, (NOW + 5, queue_id, 2), [(5, 4), (9, 1)]),
+                (LATER, 1, beyond_now, [(5, 2)]),
+                (LATER, 10, beyond_now, [(5, 2), (5, 4), (9, 1)]),
+                (LATER, 0, (0, 0, 0), []),
+            ):
+                assert _positions(spool.due("one.example", now, limit, after)) == expected
+            assert _positions(spool.due("two.example", LATER, 1, beyond_now)) == [(1, 6)]
+            assert sorted(spool.destinations()) == [("one.example", NOW, 5), ("two.example", NOW + 1, 1)]
+            spool.flush()
+
+    play(scene)
+
+
+def test_recipient_just_put_off_comes_with_its_attempts_and_notices(play):
+    async def scene(spool: Spool) -> None:
+        (queue_id,) = await accept_many(spool, 1, "a@one.example")
+        first = deferred(queue_id, next_at=NOW + 1, attempts=1)
+        again = msgspec.structs.replace(first, then=Retry(NOW + 2, notices=1), attempts=2)
+        spool.record([first])
+        assert [(w.next_at, w.attempts, w.notices) for w in spool.due("one.example", LATER, 10)] == [(NOW + 1, 1, 0)]
+        spool.record([again])
+        for _ in range(2):
+            assert [(w.next_at, w.attempts, w.notices) for w in spool.due("one.example", LATER, 10)] == [
+                (NOW + 2, 2, 1)
+            ]
+            spool.flush()
+        spool.record([first])
+        assert [w.next_at for w in spool.due("one.example", LATER, 10)] == [NOW + 1]
+        spool.record([relayed(queue_id)])
+        assert spool.due("one.example", LATER, 10) == []
+        assert spool.destinations() == []
+
+    play(scene)
+
+
+def test_what_is_put_off_while_held_or_to_be_bounced_stays_so(play):
+    async def scene(spool: Spool) -> None:
+        (queue_id,) = await accept_many(spool, 1, "a@one.example", "b@two.example")
+        spool.act(Verb.HOLD, [queue_id], "one.example")
+        spool.act(Verb.BOUNCE, [queue_id], "two.example")
+        spool.record([deferred(queue_id, 0, next_at=NOW + 5), deferred(queue_id, 1, next_at=LATER)])
+        for _ in range(2):
+            assert spool.due("one.example", LATER, 10) == []
+            assert [(w.index, w.next_at, w.bounce, w.attempts) for w in spool.due("two.example", NOW, 10)] == [
+                (1, NOW, True, 1)
+            ]
+            assert spool.destinations() == [("two.example", NOW, 1)]
+            spool.flush()
+
+    play(scene)
+
+
 def test_settled_recipients_leave_and_the_last_takes_the_message_along(play):
     async def scene(spool: Spool) -> None:
         (queue_id,) = await accept_many(spool, 1, "a@one.example", "b@two.example", "c@one.example")
@@ -255,8 +329,10 @@ def test_fates_of_what_is_gone_or_settled_change_nothing(play):
     async def scene(spool: Spool) -> None:
         (queue_id,) = await accept_many(spool, 1, "a@one.example", "b@one.example")
         spool.record([relayed(queue_id, 0), relayed(queue_id, 0), deferred(queue_id, 0)])
-        spool.flush()
-        assert [w.index for w in spool.pending(queue_id)] == [1]
+        for _ in range(2):  # before it is on disk, and after
+            assert [w.index for w in spool.pending(queue_id)] == [1]
+            assert [w.index for w in spool.due("one.example", LATER, 10)] == [1]
+            spool.flush()
         spool.record([relayed(queue_id, 1)])
         spool.flush()
         spool.record([relayed(queue_id, 1), deferred(queue_id, 0), relayed(12345, 0)])
@@ -412,3 +488,84 @@ def test_abandoned_content_leaves_nothing(play, tmp_path):
 
     play(scene)
     assert [p for p in tmp_path.rglob("m*") if p.is_file()] == []
+
+
+# What is recorded is seen at once, whatever else goes on: every look before a flush is the same as after it.
+
+_MESSAGES = 2
+_FORWARD_PATHS = ("a@one.example", "b@two.example", "c@one.example")
+_NEXT_HOP = "smtp://10.0.0.5:25"
+_DESTINATIONS = ("one.example", "two.example", _NEXT_HOP)
+_TIMES = (NOW - 1, NOW, NOW + 1, NOW + 2, LATER)
+
+_messages = st.integers(0, _MESSAGES - 1)
+_fates = st.tuples(
+    _messages,
+    st.integers(0, len(_FORWARD_PATHS) - 1),
+    st.sampled_from([NOW, NOW + 1, NOW + 2, NOW + 3, None]),  # None: settled
+    st.integers(0, 2),
+)
+_records = st.tuples(st.just("record"), st.lists(_fates, min_size=1, max_size=5), st.booleans())
+_acts = st.tuples(
+    st.just("act"),
+    st.sampled_from(Verb),
+    st.lists(_messages, min_size=1, max_size=2),
+    st.sampled_from([None, "one.example", "two.example"]),
+)
+_mail = st.tuples(st.just("mail"), st.sampled_from([10, 30_000]))  # the larger is written by the thread
+_turns = st.tuples(st.just("turns"), st.integers(1, 3))
+_steps = st.lists(st.one_of(_records, _records, _acts, _mail, _turns), max_size=12)
+
+
+def _fate(ids: Sequence[int], message_number: int, index: int, next_at: int | None, notices: int) -> Fate:
+    if next_at is None:
+        return relayed(ids[message_number], index)
+    fate = deferred(ids[message_number], index, attempts=notices + 3)
+    return msgspec.structs.replace(fate, then=Retry(next_at, notices))
+
+
+async def _do(spool: Spool, ids: Sequence[int], step) -> None:
+    match step:
+        case ("record", fates, at_once):
+            spool.record([_fate(ids, *fate) for fate in fates], at_once=at_once)
+        case ("act", verb, numbers, destination):
+            next_hop = _NEXT_HOP if verb is Verb.REROUTE else ""
+            spool.act(verb, [ids[number] for number in numbers], destination, next_hop)
+        case ("mail", size):  # a commit begins, with what is recorded or without
+            spool.accept(envelope(spool.new_queue_id(), "e@noise.example"), message(b"x" * size), lambda error: None)
+        case ("turns", count):
+            for _ in range(count):
+                await asyncio.sleep(0)
+
+
+def _looks(spool: Spool, ids: Sequence[int]):
+    found = []
+    for destination in _DESTINATIONS:
+        every = spool.due(destination, LATER, 100)
+        positions = [(0, 0, 0), (NOW, 1 << 62, 0), *[(w.next_at, w.queue_id, w.index) for w in every]]
+        found.append((destination, every))
+        found += [
+            (destination, now, limit, after, spool.due(destination, now, limit, after))
+            for now, limit, after in itertools.product(_TIMES, (1, 2, 100), positions)
+        ]
+    waiting = [one for one in spool.destinations() if one[0] != "noise.example"]
+    return found, sorted(waiting), [spool.pending(queue_id) for queue_id in ids]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=_steps)
+def test_what_is_recorded_is_seen_at_once_as_it_will_be_on_disk(play, steps):
+    async def scene(spool: Spool) -> None:
+        model = MemorySpool(1, loop=asyncio.get_running_loop(), clock=lambda: NOW)
+        ids = await accept_many(spool, _MESSAGES, *_FORWARD_PATHS)
+        await accept(model, *[(envelope(i, *_FORWARD_PATHS), message()) for i in ids])
+        for step in steps:
+            await _do(spool, ids, step)
+            if step[0] != "mail":
+                await _do(model, ids, step)
+            assert _looks(spool, ids) == _looks(model, ids)
+        seen = _looks(spool, ids)
+        spool.flush()
+        assert _looks(spool, ids) == seen
+
+    play(scene)

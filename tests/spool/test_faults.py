@@ -171,6 +171,10 @@ def test_full_disk_takes_a_batch_back_whole_and_mail_is_taken_again(tmp_path, st
             assert [type(end) for end in ends.values()] == [SpoolFull] * 3
             # The outcomes are not forgotten, and known to whoever asks.
             assert [w.index for w in spool.pending(one)] == [1]
+            assert [(w.queue_id, w.next_at) for w in spool.due("two.example", NOW + 9, 10)] == [
+                (two, NOW),
+                (one, NOW + 9),
+            ]
             spool.flush()
             faulty.fails.clear()
             await _until(lambda: not spool._batches.fates and spool._batches.running is None)

@@ -147,6 +147,99 @@ def test_message_is_not_due_before_whoever_accepted_it_is_told(tmp_path):
     _play(scene)
 
 
+@pytest.mark.parametrize("is_committed", [False, True])
+def test_recipient_put_off_is_seen_at_its_new_time_while_the_commit_runs(tmp_path, is_committed):
+    async def scene():
+        with sqlite_spool(tmp_path / "1") as spool:
+            first, second, again, done = await accept_many(spool, 4, "a@one.example")
+            batches = spool._batches
+            goes_on = threading.Event()
+            is_held_up = asyncio.Event()
+            loop = asyncio.get_running_loop()
+            commit = batches.commit
+
+            def slow(batch):
+                if is_committed:
+                    commit(batch)
+                loop.call_soon_threadsafe(is_held_up.set)
+                goes_on.wait(5)
+                if not is_committed:
+                    commit(batch)
+
+            batches.commit = slow
+            spool.record(
+                [deferred(first, next_at=NOW + 7), deferred(again, next_at=NOW + 1), relayed(done)], at_once=True
+            )
+            looks = []
+
+            def look(_):
+                every = spool.due("one.example", 1 << 60, 10)
+                looks.append([(w.queue_id, w.next_at) for w in every])
+                looks.append([w.queue_id for w in spool.due("one.example", 1 << 60, 1, (NOW + 6, 1 << 62, 0))])
+                looks.append([one for one in spool.destinations() if one[0] == "one.example"])
+                looks.append(spool.pending(done))
+
+            # A content that goes into a file: its batch is committed by the thread.
+            spool.accept(envelope(spool.new_queue_id()), message(b"x" * 30_000), look)
+            await is_held_up.wait()
+            spool.record(
+                [deferred(second, next_at=NOW + 6), deferred(again, next_at=NOW + 8)]
+            )  # these wait for the next
+            look(None)
+            goes_on.set()
+            spool.flush()
+            look(None)
+            expected = [
+                [(second, NOW + 6), (first, NOW + 7), (again, NOW + 8)],
+                [first],
+                [("one.example", NOW + 6, 3)],
+                [],
+            ]
+            assert looks == expected * 3  # while it runs, when it has ended, and when all is on disk
+
+    _play(scene)
+
+
+def test_recipient_put_off_is_seen_where_an_act_moved_it_while_its_outcome_still_waits(tmp_path):
+    async def scene():
+        with sqlite_spool(tmp_path / "1") as spool:
+            first, second = await accept_many(spool, 2, "a@one.example")
+            spool.record([deferred(first, next_at=NOW + 6), deferred(second, next_at=NOW + 7)])
+            assert [w.queue_id for w in spool.due("one.example", 1 << 60, 10)] == [first, second]
+            spool._batches._most_fates = 1  # as after a full disk: the second waits for one more batch
+            seen = []
+
+            def look(_):
+                assert len(spool._batches.fates) == 1
+                seen.append([w.queue_id for w in spool.due("one.example", 1 << 60, 10)])
+                seen.append([(w.queue_id, w.next_at) for w in spool.due("smtp://10.0.0.5:25", 1 << 60, 10)])
+
+            spool.accept(envelope(spool.new_queue_id()), message(), look)
+            assert spool.act(Verb.REROUTE, [second], None, "smtp://10.0.0.5:25") == [second]
+            assert seen == [[first], [(second, NOW + 7)]]
+
+    _play(scene)
+
+
+def test_recipients_put_off_are_looked_up_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("posthouse.spool.sqlite.RECORD_WITHIN", 60.0)
+
+    async def scene():
+        with sqlite_spool(tmp_path / "1") as spool:
+            ids = await accept_many(spool, 100, "a@one.example")
+            spool.record([deferred(one, next_at=NOW + 5) for one in ids])
+            seen: list[str] = []
+            spool._reader.set_trace_callback(seen.append)
+            assert spool.due("other.example", 1 << 60, 10) == []
+            assert len(seen) == 2
+            for _ in range(3):
+                assert [w.queue_id for w in spool.due("one.example", 1 << 60, 1)] == ids[:1]
+            spool.due("other.example", 1 << 60, 10)
+            assert len([text for text in seen if "json_each" in text]) == 1
+
+    _play(scene)
+
+
 def test_outcomes_that_have_waited_ride_with_the_next_batch(tmp_path, monkeypatch):
     monkeypatch.setattr("posthouse.spool.batch.FATES_AFTER", 0.0)
 

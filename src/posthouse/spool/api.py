@@ -165,7 +165,7 @@ class Spool(Protocol):
     def due(self, destination: str, now: int, limit: int, after: tuple[int, int, int] = (0, 0, 0)) -> list[Waiting]:
         """What waits under `destination` with next_at <= now, oldest first, beyond the position (next_at, queue_id, index).
 
-        Sees everything recorded so far, whether on disk yet or not: a recipient just put off must not come back as due.
+        Sees everything recorded so far, whether on disk yet or not: a recipient just put off is due at its new time, and at no other.
         A message is never due before its `durable` has been called: who accepted it may deliver it from memory.
         """
 

@@ -32,6 +32,7 @@ from posthouse.spool.record import Withdrawn, accepted_event, attempted_event, e
 from posthouse.spool.salvage import mark
 from posthouse.spool.schema import DATABASE_NAME, PAGE_SIZE, open_log, open_writer, spool_error
 from posthouse.spool.space import Reserve, Space, SpaceLimits
+from posthouse.spool.uncommitted import Uncommitted
 from posthouse.spool.writer import USED, Prepared, Writer
 
 CHECKPOINT_PAGES = 4000
@@ -162,6 +163,7 @@ class Batches:
         self._incoming: list[Incoming] = []
         self.incoming_octets = 0
         self.fates: list[Fate] = []
+        self.uncommitted = Uncommitted()
         self._texts: list[str] = []
         self._acts: list[Act | Correction] = []
         self._most_fates = _ALL
@@ -206,6 +208,7 @@ class Batches:
             self._fates_since = time.monotonic()
         self._texts += [encode_event(attempted_event(fate)) for fate in fates]
         self.fates += fates
+        self.uncommitted.add(fates)
 
     def add_act(self, act: Act | Correction) -> None:
         """An operator's act, or a correction of the times, for the next batch."""
@@ -404,6 +407,9 @@ class Batches:
             if batch.incoming:
                 metrics.commit_messages.observe(len(batch.incoming))
             self._most_fates = min(_ALL, 2 * self._most_fates)
+            self.uncommitted.committed(batch.fates)
+            if batch.acts:
+                self.uncommitted.rows_changed()
         for one in batch.incoming:
             self._tell(one, one.error if error is None else error)
 

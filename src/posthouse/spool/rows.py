@@ -5,7 +5,7 @@ executemany does. Fixed sizes keep the statement cache small.
 """
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 _SIZES = (64, 16, 4, 1)
 
@@ -38,3 +38,8 @@ class MultiInsert:
 def id_list(ids: Sequence[int]) -> str:
     """Ids as one parameter for `json_each(?)`: a literal IN list would fill the statement cache with unique texts."""
     return f"[{','.join(map(str, ids))}]"
+
+
+def key_list(keys: Iterable[tuple[int, int]]) -> str:
+    """Recipients (message, n) as one parameter for `json_each(?)`."""
+    return f"[{','.join([f'[{message},{n}]' for message, n in keys])}]"

@@ -1,6 +1,7 @@
 """The embedded spool: one SQLite database a shard, group commit, large contents beside it."""
 
 import asyncio
+import heapq
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +18,6 @@ from posthouse.spool.act import Act, Correction
 from posthouse.spool.api import (
     Clock,
     ContentSink,
-    Done,
     Durable,
     Fate,
     SpoolBroken,
@@ -34,6 +34,7 @@ from posthouse.spool.content import DIRECTORY_NAME as CONTENT
 from posthouse.spool.content import OwnFiles
 from posthouse.spool.schema import open_reader, spool_error
 from posthouse.spool.shard import ShardLock
+from posthouse.spool.uncommitted import Key, position
 
 __all__ = ["SpoolSettings", "SpoolState", "SqliteSpool", "wall_clock"]
 
@@ -193,47 +194,45 @@ class SqliteSpool:
 
     def destinations(self) -> list[tuple[str, int, int]]:
         """See `api.Spool`."""
-        return self._read(reader.destinations)
+        figures: dict[str, tuple[int, int]] = {}
+        known = self._read(reader.destinations, self._batches.uncommitted.fates)
+        put_off = [
+            (waiting.destination, waiting.next_at, 1)
+            for there in self._put_off().values()
+            for waiting in there.values()
+        ]
+        for destination, at, count in known + put_off:
+            earliest, before = figures.get(destination, (at, 0))
+            figures[destination] = (min(earliest, at), before + count)
+        return [(destination, *figures[destination]) for destination in sorted(figures)]
 
     def due(self, destination: str, now: int, limit: int, after: tuple[int, int, int] = (0, 0, 0)) -> list[Waiting]:
         """See `api.Spool`."""
-        changed, untold = self._uncommitted(), self._untold()
-        found: list[Waiting] = []
+        fates, untold = self._batches.uncommitted.fates, self._untold()
+        if not fates and not untold:
+            return self._read(reader.due, destination, now, limit, after)
+        put_off = self._put_off().get(destination, {}).values()
+        found = [w for w in put_off if w.next_at <= now and position(w) > after]
+        found = heapq.nsmallest(limit, found, key=position)
         while True:
-            wanted = limit - len(found)
-            page = self._read(reader.due, destination, now, wanted, after)
-            if changed or untold:
-                found += [w for w in page if (w.queue_id, w.index) not in changed and w.queue_id not in untold]
-            else:
-                found += page
-            if len(page) < wanted or len(found) >= limit:
+            page = self._read(reader.due, destination, now, limit, after)
+            found += [w for w in page if (w.queue_id, w.index) not in fates and w.queue_id not in untold]
+            found.sort(key=position)
+            del found[limit:]
+            if len(page) < limit or not page:
                 return found
-            after = (page[-1].next_at, page[-1].queue_id, page[-1].index)
+            after = position(page[-1])
+            if len(found) == limit and position(found[-1]) <= after:
+                return found
 
     def pending(self, queue_id: int) -> list[Waiting]:
         """See `api.Spool`."""
-        changed = self._uncommitted()
-        found = []
-        for waiting in self._read(reader.pending, queue_id):
-            fate = changed.get((queue_id, waiting.index))
-            if fate is None:
-                found.append(waiting)
-            elif not isinstance(fate.then, Done):
-                found.append(
-                    msgspec.structs.replace(
-                        waiting,
-                        attempts=fate.attempts,
-                        next_at=waiting.next_at if waiting.bounce else fate.then.next_at,
-                        notices=fate.then.notices,
-                    )
-                )
-        return found
+        seen = map(self._batches.uncommitted.seen, self._read(reader.pending, queue_id))
+        return [waiting for waiting in seen if waiting is not None]
 
-    def _uncommitted(self) -> dict[tuple[int, int], Fate]:
-        """What was recorded and is not in the tables yet, the latest of each recipient."""
-        running = self._batches.running
-        recorded = (running.fates if running is not None else [], self._batches.fates)
-        return {(fate.queue_id, fate.index): fate for fates in recorded for fate in fates}
+    def _put_off(self) -> dict[str, dict[Key, Waiting]]:
+        """Who was put off by what is not committed yet, by destination."""
+        return self._batches.uncommitted.put_off(lambda keys: self._read(reader.queued, keys))
 
     def _untold(self) -> set[int]:
         """Messages that the thread may have committed already, but whose `durable` is still to be called.
