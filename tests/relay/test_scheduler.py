@@ -1,6 +1,7 @@
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path as FilePath
 
 import pytest
 
@@ -12,9 +13,11 @@ from posthouse.relay.lease import Closing, Leased, Recall, Tenant
 from posthouse.relay.route import NextHop, Route, parse_hop
 from posthouse.relay.scheduler import Bounds
 from posthouse.smtp.event import Notify
-from posthouse.spool.api import ContentMissing, Fate, Verb, Waiting
+from posthouse.spool.api import ContentMissing, Fate, Verb
 from posthouse.spool.memory import MemorySpool
+from posthouse.spool.sqlite import SqliteSpool
 from relaying import DEFERRED, REFUSED, RELAYED, Bench, Map
+from spooling import SMALL
 
 PLAN = RetryPlan(first=300, longest=3600, factor=2, give_up=86400, delay_notice=4 * 3600)
 
@@ -136,49 +139,29 @@ def test_success_is_reported_only_where_asked() -> None:
     run(scene)
 
 
-class SlowToWrite(MemorySpool):
-    """Recipients just put off are neither due as before nor planned anew until `write`, as while a commit is still to come."""
-
-    unwritten: list[Fate] | None = None
-
-    def record(self, fates: Sequence[Fate], *, at_once: bool = False) -> None:
-        if self.unwritten is None:
-            super().record(fates, at_once=at_once)
-        else:
-            self.unwritten.extend(fates)
-
-    def due(self, destination: str, now: int, limit: int, after: tuple[int, int, int] = (0, 0, 0)) -> list[Waiting]:
-        hidden = {(fate.queue_id, fate.index) for fate in self.unwritten or ()}
-        return [one for one in super().due(destination, now, limit, after) if (one.queue_id, one.index) not in hidden]
-
-    def write(self) -> None:
-        unwritten, self.unwritten = self.unwritten or [], None
-        self.record(unwritten)
-
-
 def test_mail_put_off_just_before_its_destination_is_looked_at_is_not_forgotten(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: FilePath
 ) -> None:
-    monkeypatch.setattr("relaying.MemorySpool", SlowToWrite)
+    monkeypatch.setattr("posthouse.spool.sqlite.RECORD_WITHIN", 60.0)  # nothing is written before the flush
+    monkeypatch.setattr(
+        "relaying.MemorySpool",
+        lambda shard, **options: SqliteSpool(tmp_path / "0", shard, settings=SMALL, **options),
+    )
 
     async def scene() -> None:
         bench = Bench(plan=PLAN)
-        spool = bench.spool
-        assert isinstance(spool, SlowToWrite)
         hop = bench.hop("site of there.test")
         hop.answer = lambda _attempt, _index: DEFERRED
         await bench.accept("b@there.test")
-        await bench.until(lambda: len(hop.attempts) == 1)
-        spool.unwritten = []
-        await bench.pass_time(400)
-        await bench.until(lambda: spool.unwritten)  # it was tried again, and put off by ten minutes
+        await bench.until(lambda: bench.scheduler.depth[0] == 0)  # put off by five minutes
         bench.scheduler.wake("there.test", bench.now + 50)  # another message of that destination is due before
         await bench.pass_time(0.05)
-        spool.write()
+        bench.spool.flush()
         hop.answer = lambda _attempt, _index: RELAYED
-        await bench.pass_time(3)
-        await bench.pass_time(800)
+        await bench.pass_time(400)
         await bench.until(lambda: bench.queued() == 0)
+        assert len(hop.attempts) == 2
+        bench.spool.close()
 
     run(scene)
 

@@ -31,8 +31,6 @@ REFILL = 200  # recipients fetched from the spool at a time, for one destination
 FAR_FUTURE = 1 << 62
 MOST_SITES = 5000
 LEFT_ALONE_MS = 60_000
-SECOND_LOOK_MS = 2000
-"""So long after the first look at a destination whatever was recorded before it is on disk."""
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -81,7 +79,6 @@ class Scheduler:
         self._tasks: set[asyncio.Task[None]] = set()
         self._wakes: list[tuple[int, str]] = []
         self._wake_at: dict[str, int] = {}
-        self._unseen: set[str] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._overflowing: set[str] = set()
         self._closed_elsewhere: dict[str, tuple[Closing, float]] = {}
@@ -419,12 +416,9 @@ class Scheduler:
     def wake(self, destination: str, at: int) -> None:
         """Looks at a destination again at `at` (milliseconds since 1970), or earlier if that was planned.
 
-        Of several wishes the earliest counts; what it finds says when to look next. What was put off just before is not on disk
-        by then and would never be looked at again: so there is a second look.
+        Of several wishes the earliest counts. The others may be forgotten, since each look asks the spool when to look next.
         """
         planned = self._wake_at.get(destination)
-        if planned is not None:
-            self._unseen.add(destination)
         if self._stopping or (planned is not None and planned <= at):
             return
         self._wake_at[destination] = at
@@ -455,9 +449,6 @@ class Scheduler:
             del self._wake_at[destination]
             try:
                 self._refill(destination, now)
-                if destination in self._unseen:
-                    self._unseen.discard(destination)
-                    self.wake(destination, now + SECOND_LOOK_MS)
             except SpoolError as error:
                 log.error("queue-not-read", destination=destination, words=str(error))
                 self.wake(destination, now + LEFT_ALONE_MS)
