@@ -25,7 +25,7 @@ _PENDING = _WAITING + "WHERE r.message=? AND r.state<>3 ORDER BY r.n"
 _KEYS = "SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)"
 _QUEUED = _WAITING + f"WHERE (r.message, r.n) IN ({_KEYS}) AND r.state=1"
 _DESTINATIONS = "SELECT destination, min(next_at), count(*) FROM recipient WHERE state=1 GROUP BY destination"
-# One statement, so that no commit comes in between. NOT IN with pairs would take a second for 500 of 50,000.
+# One statement, so that no commit comes in between. NOT IN with pairs would take 60 ms for 500 of 50,000, this takes 14.
 _DESTINATIONS_BESIDES = """SELECT destination, min(next_at), count(*), NULL, NULL FROM recipient
 WHERE state=1 AND message NOT IN (SELECT value FROM json_each(?1)) GROUP BY destination
 UNION ALL SELECT destination, next_at, 1, message, n FROM recipient
