@@ -133,6 +133,17 @@ def _until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def test_rest_leaves_no_thread_and_no_line_behind_and_the_log_goes_on(stream: TextIO) -> None:
+    log.configure("json", "info", stream)
+    others = set(threading.enumerate())
+    for number in range(2):
+        log.info("accepted", number=number)
+        assert set(threading.enumerate()) - others
+        log.rest()
+        assert not set(threading.enumerate()) - others
+        assert len(Path(stream.name).read_bytes().splitlines()) == number + 1
+
+
 def test_all_lines_of_an_ending_process_are_written() -> None:
     code = "from posthouse.observe import log\nlog.configure('json')\nfor i in range(1000): log.info('x', i=i)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=30)

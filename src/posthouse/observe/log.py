@@ -56,6 +56,7 @@ class _Writer:
         self._wake = threading.Event()
         self._writing = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._is_resting = False
 
     def append(self, line: bytes) -> None:
         """One line, its end included."""
@@ -65,7 +66,7 @@ class _Writer:
         self._lines.append(line)
         if not self._is_awake:
             self._is_awake = True
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="log", daemon=True)
                 self._thread.start()
             self._wake.set()
@@ -83,8 +84,17 @@ class _Writer:
         finally:
             self._writing.release()
 
+    def rest(self, seconds: float) -> None:
+        """Has the thread write all that waits, and end; it goes on when that takes longer than `seconds`."""
+        if self._thread is None:
+            return
+        self._is_resting = True
+        self._wake.set()
+        self._thread.join(seconds)
+        self._is_resting = False
+
     def _run(self) -> None:
-        while True:
+        while not self._is_resting:
             self._wake.wait()
             self._wake.clear()
             time.sleep(_GATHER_SECONDS)
@@ -263,6 +273,11 @@ def dropped() -> int:
 def flush() -> None:
     """Writes all that waits; for the moment before an exit."""
     _writer.flush(1.0)
+
+
+def rest() -> None:
+    """Writes all that waits, and leaves no thread behind before a fork; the next event begins another."""
+    _writer.rest(1.0)
 
 
 atexit.register(flush)
