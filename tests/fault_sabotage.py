@@ -274,12 +274,27 @@ def no_reserve() -> None:
 def install(directory: Path, name: str) -> str:
     """Has the workers of a real server begin with that sabotage, by a module of Python's start; the PYTHONPATH to run it with."""
     (directory / "sitecustomize.py").write_text(
-        "import sys\n"
-        "if 'posthouse.serve.worker' in sys.orig_argv:\n"
-        "    import fault_sabotage\n"
-        f"    fault_sabotage.SABOTAGE[{name!r}]()\n"
+        AT_WORKERS
+        + f"""
+def sabotage():
+    import fault_sabotage
+    fault_sabotage.SABOTAGE[{name!r}]()
+"""
     )
     return os.pathsep.join((str(directory), python_path()))
+
+
+AT_WORKERS = """\
+import sys
+if "serve" in sys.orig_argv or "posthouse.serve.fork_server" in sys.orig_argv:
+    from posthouse.serve import worker
+    honest = worker.main
+    def main(*descriptors):
+        sabotage()
+        return honest(*descriptors)
+    worker.main = main
+"""
+"""The head of a sitecustomize.py: each worker calls its `sabotage` first. A worker is a fork: this is no process's command line."""
 
 
 def no_journal() -> None:

@@ -129,9 +129,31 @@ def write_certificate(directory: Path) -> tuple[Path, Path, Path]:
     return certificate, key, root
 
 
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started and that still run; none when it is gone."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def _children_called(supervisor: int, *names: str) -> list[int]:
+    found = []
+    for pid in children_of(supervisor):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if Path(f"/proc/{pid}/comm").read_text().strip() in names:
+                found.append(pid)
+    return found
+
+
+def fork_server_of(supervisor: int) -> int:
+    """The process that a supervisor has its workers forked from; 0 while there is none."""
+    return next(iter(_children_called(supervisor, "posthouse-fork")), 0)
+
+
 def workers_of(supervisor: int) -> list[int]:
-    """The processes that a supervisor has started and that still run."""
-    return [int(pid) for pid in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()]
+    """The workers of a supervisor that still run (and its web's process)."""
+    return _children_called(supervisor, "posthouse-work", "posthouse-web")
 
 
 def cpu_seconds(pid: int) -> float:

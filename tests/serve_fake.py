@@ -182,19 +182,21 @@ class FakeWorker:
         if writer.get_extra_info("peername")[0] != "127.0.0.2":  # whence the supervisor tests its listeners
             metrics.sessions.inc("127.0.0.1:25")
         told = self.told
+        environment = sorted(os.environ.keys() & {"NOTIFY_SOCKET", "WATCHDOG_USEC", "HOME"})
         writer.write(
-            f"220 worker {told.worker} pid {os.getpid()} generation {self.generation} relay {self.relay} shards {told.shards}\r\n".encode()
+            f"220 worker {told.worker} pid {os.getpid()} generation {self.generation} relay {self.relay} "
+            f"environment {environment} shards {told.shards}\r\n".encode()
         )
         await writer.drain()
         writer.close()
 
 
-async def worker(argv: list[str]) -> int:
+async def worker(channel_fd: int, sockets_fd: int) -> int:
     from posthouse.serve.start import channel_of_worker
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     fake = FakeWorker()
-    fake.channel = await channel_of_worker(argv, fake.handle)
+    fake.channel = await channel_of_worker(channel_fd, sockets_fd, fake.handle)
     ends = [asyncio.ensure_future(fake.stopped.wait()), asyncio.ensure_future(fake.channel.closed.wait())]
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     await asyncio.sleep(0.01)
@@ -202,11 +204,11 @@ async def worker(argv: list[str]) -> int:
 
 
 def main() -> int:
-    from posthouse.serve import fleet
+    import posthouse.serve.worker
     from posthouse.serve.admission import NotAdmitted, admit
     from posthouse.serve.supervisor import CannotStart, run
 
-    fleet.worker_command = lambda channel, sockets: [sys.executable, __file__, "worker", str(channel), str(sockets)]
+    posthouse.serve.worker.main = lambda channel_fd, sockets_fd: asyncio.run(worker(channel_fd, sockets_fd))
     try:
         return run(lambda: admit(Path(sys.argv[1])), lambda line: print(line, file=sys.stderr, flush=True))
     except (NotAdmitted, CannotStart) as error:
@@ -215,4 +217,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(worker(sys.argv[1:])) if sys.argv[1] == "worker" else main())
+    sys.exit(main())

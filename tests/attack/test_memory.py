@@ -12,7 +12,7 @@ import pytest
 
 from fault_sabotage import install
 from peer_programs import wait_until
-from posthouse_server import memory_of, posthouse, route_to
+from posthouse_server import fork_server_of, memory_of, posthouse, route_to, workers_of
 from siege import TO_ANYWHERE, Wire
 
 CLIENTS = 50
@@ -72,8 +72,7 @@ class _SinkHandler(socketserver.StreamRequestHandler):
 
 
 def processes(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *map(int, children)]
+    return [pid, fork_server_of(pid), *workers_of(pid)]
 
 
 def send(port: int) -> str:

@@ -19,7 +19,7 @@ from fault_run import LOCAL, mailbox_arrivals, release_held, settings_for
 from fault_sink import Sink, sink
 from fault_syscalls import is_alive
 from peer_programs import wait_until
-from posthouse_server import Posthouse, configured, workers_of
+from posthouse_server import Posthouse, configured, fork_server_of, workers_of
 
 KILLS = int(os.environ.get("POSTHOUSE_KILLS", "12"))
 LONGEST_UPTIME = 0.8  # seconds between ready and the kill
@@ -28,12 +28,15 @@ pytestmark = pytest.mark.slow
 
 
 def kill(what: str, supervisor: int) -> None:
-    """Kills one worker, the supervisor, or all of them at once."""
+    """Kills one worker, the supervisor, all of them at once, or what they are forked from."""
     workers = workers_of(supervisor)
     if what == "worker":
         one = random.choice(workers)
         os.kill(one, signal.SIGKILL)
         wait_until(lambda: not is_alive(one), "the worker to end")
+        return
+    if what == "fork server":
+        os.kill(fork_server_of(supervisor), signal.SIGKILL)
         return
     if what == "supervisor":
         os.kill(supervisor, signal.SIGKILL)
@@ -45,17 +48,18 @@ def kill(what: str, supervisor: int) -> None:
 
 def run_and_kill(server: Posthouse, ledger: Ledger, taking: Sink) -> None:
     """Starts the server, lets it work for a moment, and kills some part of it."""
-    what = random.choice(("all", "all", "supervisor", "worker"))
+    what = random.choice(("all", "all", "supervisor", "worker", "fork server"))
     with server.serving() as process:
         time.sleep(random.uniform(0, LONGEST_UPTIME))
         ledger.fault()
         kill(what, process.pid)
-        if what == "worker":
+        is_still_there = what in {"worker", "fork server"}
+        if is_still_there:
             time.sleep(0.3)  # the other one goes on
         else:
             taking.wait_until_all_is_read()
         ledger.fault_is_over()
-        if what == "worker":
+        if is_still_there:
             time.sleep(random.uniform(0, LONGEST_UPTIME))
             ledger.fault()
             kill("all", process.pid)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fault_sabotage import AT_WORKERS, python_path
 from posthouse.config import load_text
 from posthouse.serve.machine import own_addresses
 from posthouse.serve.rules import rules_of
@@ -20,9 +21,8 @@ from serve_fake import until
 
 ROUTE = route_to("smtp://127.0.0.1:9")
 
-SABOTAGED_WORKERS = """\
-import sys
-if "posthouse.serve.worker" in sys.orig_argv:
+SABOTAGED_WORKERS = f"""{AT_WORKERS}
+def sabotage():
     import pathlib
     from ipaddress import ip_address
     import msgspec
@@ -107,7 +107,7 @@ def test_listener_where_every_address_of_the_machine_is_trusted_is_named_as_untr
 
 def sabotaged(server: Posthouse) -> dict[str, str]:
     (server.directory / "sitecustomize.py").write_text(SABOTAGED_WORKERS)
-    return {"PYTHONPATH": str(server.directory)}
+    return {"PYTHONPATH": os.pathsep.join((str(server.directory), python_path()))}
 
 
 def test_workers_that_let_a_case_in_do_not_get_to_be_ready() -> None:

@@ -11,24 +11,16 @@ import asyncio
 import contextlib
 import enum
 import functools
-import os
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from posthouse.observe import log, metrics
 from posthouse.serve.channel import Channel, ChannelClosed, ChannelRefusal
-from posthouse.serve.start import (
-    EXIT_BROKEN,
-    EXIT_SYNC_FAILED,
-    READY_SECONDS,
-    WorkerStart,
-    to_arguments,
-    worker_command,
-)
+from posthouse.serve.fork_server import Child, ForkServer, Role
+from posthouse.serve.start import EXIT_BROKEN, EXIT_SYNC_FAILED, READY_SECONDS, WorkerStart, to_arguments
 
 FIRST_PAUSE = 0.1
 """Seconds before a dead worker is restarted; doubled each time up to LONGEST_PAUSE, forgotten after STEADY_SECONDS of work."""
@@ -86,7 +78,7 @@ class Worker:
         self.began_at = 0.0
         self.told: WorkerStart | None = None
         self.channel: Channel | None = None
-        self.process: asyncio.subprocess.Process | None = None
+        self.process: Child | None = None
         self.last_counts: metrics.Snapshot = {}
 
     @property
@@ -94,7 +86,7 @@ class Worker:
         """The process, 0 when there is none."""
         return self.process.pid if self.process is not None and self.state is not WorkerState.ENDED else 0
 
-    async def launch(self, told: WorkerStart, descriptors: list[int], owner: Owner) -> None:
+    async def launch(self, fork_server: ForkServer, told: WorkerStart, descriptors: list[int], owner: Owner) -> None:
         """Starts a process and waits until it accepts mail. FleetError when it doesn't."""
         try:
             ours, theirs = socket.socketpair()
@@ -103,15 +95,7 @@ class Worker:
             raise FleetError(f"can't make a channel to a worker: {error}", EXIT_BROKEN) from error
         self.state, self.told, self.began_at = WorkerState.STARTING, told, time.monotonic()
         try:
-            self.process = await asyncio.create_subprocess_exec(
-                *worker_command(theirs.fileno(), their_sockets.fileno()),
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno(), their_sockets.fileno(), *descriptors],
-                process_group=0,  # Ctrl-C in a terminal is for the supervisor, which ends them in good order
-                env={
-                    name: value for name, value in os.environ.items() if name not in {"NOTIFY_SOCKET", "WATCHDOG_USEC"}
-                },
-            )
+            self.process = await fork_server.start(Role.WORKER, [theirs.fileno(), their_sockets.fileno(), *descriptors])
         except OSError as error:
             ours.close()
             our_sockets.close()
@@ -154,9 +138,8 @@ class Worker:
 
     def send_signal(self, number: signal.Signals) -> None:
         """To the process, if there is one."""
-        if self.process is not None and self.process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.send_signal(number)
+        if self.process is not None:
+            self.process.send_signal(number)
 
     async def ask(self, verb: str, *, timeout: float = 30.0, **arguments: Any) -> dict[str, Any]:  # noqa: ASYNC109
         """One request. ChannelRefusal, ChannelClosed, TimeoutError."""
@@ -168,12 +151,13 @@ class Worker:
 class Fleet:
     """All workers. `failed` is done when the whole server must stop: its result is the exit status."""
 
-    def __init__(self, count: int, plan: Plan) -> None:
+    def __init__(self, count: int, plan: Plan, fork_server: ForkServer) -> None:
         """`owner` is to be set before `start`."""
         self.owner: Owner
         self.workers = [Worker(index) for index in range(count)]
         self.failed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._plan = plan
+        self._fork_server = fork_server
         self._keeping: list[asyncio.Task[None]] = []
         self._stopping = False
         self.retired: metrics.Snapshot = {}
@@ -261,7 +245,7 @@ class Fleet:
     async def _launch(self, worker: Worker) -> None:
         told, descriptors = self._plan(worker.index)
         try:
-            await worker.launch(told, descriptors, self.owner)
+            await worker.launch(self._fork_server, told, descriptors, self.owner)
         except FleetError:
             self.owner.ended(worker.index)
             raise

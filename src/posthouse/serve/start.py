@@ -22,7 +22,6 @@ What a worker asks:
 
 import os
 import socket
-import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -117,23 +116,9 @@ def told_from(arguments: dict[str, Any], kind: type[_Told]) -> _Told:
     return msgspec.convert(arguments, kind, dec_hook=_decode)
 
 
-def web_command(channel_fd: int, sockets_fd: int) -> list[str]:
-    """The command line of the web's process."""
-    return [sys.executable, "-P", "-m", "posthouse.serve.web_process", str(channel_fd), str(sockets_fd)]
-
-
-def worker_command(channel_fd: int, sockets_fd: int) -> list[str]:
-    """The command line of a worker; `-P` since the current directory is not where our modules come from."""
-    return [sys.executable, "-P", "-m", "posthouse.serve.worker", str(channel_fd), str(sockets_fd)]
-
-
-async def channel_of_worker(argv: list[str], handler: Handler) -> Channel:
-    """The worker's end of the channel, from its command line (`sys.argv`). ValueError or OSError when started by hand."""
-    if len(argv) != 3:
-        raise ValueError("a worker is started by `posthouse serve`, not by hand")
-    connection = socket.socket(fileno=int(argv[1]))
-    sockets = socket.socket(fileno=int(argv[2]))
-    return await Channel.over(connection, handler, sockets)
+async def channel_of_worker(channel_fd: int, sockets_fd: int, handler: Handler) -> Channel:
+    """The worker's end of the channel: of its two ways, the one for words and the one for sockets."""
+    return await Channel.over(socket.socket(fileno=channel_fd), handler, socket.socket(fileno=sockets_fd))
 
 
 def _encode(value: object) -> object:

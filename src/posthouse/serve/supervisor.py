@@ -32,6 +32,7 @@ from posthouse.serve.data_dir import DataDir, DataDirError, open_data_dir
 from posthouse.serve.descriptors import raise_descriptor_limit
 from posthouse.serve.echoes import Echoes
 from posthouse.serve.fleet import Fleet, FleetError, Worker, WorkerState
+from posthouse.serve.fork_server import ForkServer, Role
 from posthouse.serve.listening import Change, Listening
 from posthouse.serve.notify import notify, notify_reloading, watchdog_seconds
 from posthouse.serve.privileges import Identity, PrivilegeError
@@ -74,7 +75,9 @@ def run(admit: Admit, say: Callable[[str], None]) -> int:
     try:
         listening = Listening.open(config, data, identity)
         identity.assume()
-        return asyncio.run(_serve(admit, admitted, data, listening, say))
+        roles = (Role.WORKER, Role.WEB) if config.web.is_on else (Role.WORKER,)
+        with contextlib.closing(ForkServer(roles)) as fork_server:
+            return asyncio.run(_serve(admit, admitted, data, listening, fork_server, say))
     except (ListenError, PrivilegeError) as error:
         raise CannotStart(str(error)) from error
     except FleetError as error:
@@ -87,9 +90,14 @@ def run(admit: Admit, say: Callable[[str], None]) -> int:
 
 
 async def _serve(
-    admit: Admit, admitted: Admitted, data: DataDir, listening: Listening, say: Callable[[str], None]
+    admit: Admit,
+    admitted: Admitted,
+    data: DataDir,
+    listening: Listening,
+    fork_server: ForkServer,
+    say: Callable[[str], None],
 ) -> int:
-    supervisor = Supervisor(admit, admitted, data, listening, say)
+    supervisor = Supervisor(admit, admitted, data, listening, fork_server, say)
     return await supervisor.run()
 
 
@@ -97,7 +105,13 @@ class Supervisor:
     """One running server."""
 
     def __init__(
-        self, admit: Admit, admitted: Admitted, data: DataDir, listening: Listening, say: Callable[[str], None]
+        self,
+        admit: Admit,
+        admitted: Admitted,
+        data: DataDir,
+        listening: Listening,
+        fork_server: ForkServer,
+        say: Callable[[str], None],
     ) -> None:
         self.config = admitted.config
         self._admitted = admitted
@@ -107,13 +121,13 @@ class Supervisor:
         self._say = say
         self._relay_enabled = data.is_relay_enabled
         self._started_at = time.time()
-        self._fleet = Fleet(self.config.workers, self._plan)
+        self._fleet = Fleet(self.config.workers, self._plan, fork_server)
         self._fleet.owner = self._shared = Shared(self.config.workers, self._fleet.tell)
         self._echoes = Echoes(data, lambda: self.config, self._suspend_in_workers)
         self._shared.answers["echo"] = self._echoes.hear
         self._watching = Watching(lambda: self.config)
         self._control = ControlServer(self._act)
-        self._web = WebKeeper()
+        self._web = WebKeeper(fork_server)
         self._endpoint: Endpoint | None = None
         self._asked = Asked()
         self._changing = asyncio.Lock()

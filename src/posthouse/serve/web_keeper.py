@@ -4,11 +4,8 @@ ABSENT -> READY -> (dies) -> back-off -> READY ...        the relay goes on mean
 """
 
 import asyncio
-import contextlib
-import os
 import signal
 import socket
-import subprocess
 import time
 from typing import Any
 
@@ -19,7 +16,8 @@ from posthouse.net.listen import address_text, listen
 from posthouse.observe import log, metrics
 from posthouse.serve.channel import Channel, ChannelClosed, ChannelRefusal
 from posthouse.serve.fleet import FIRST_PAUSE, HANG_SECONDS, LONGEST_PAUSE, PING_SECONDS, STEADY_SECONDS
-from posthouse.serve.start import READY_SECONDS, WebConfigure, WebStart, to_arguments, web_command
+from posthouse.serve.fork_server import Child, ForkServer, Role
+from posthouse.serve.start import READY_SECONDS, WebConfigure, WebStart, to_arguments
 
 STOP_SECONDS = 5.0
 """How long visitors' tests under way may take at the end; then they fail in words, and can be asked for again."""
@@ -83,10 +81,11 @@ def web_moves(old: Config, new: Config) -> bool:
 class WebKeeper:
     """The process through all its lives."""
 
-    def __init__(self) -> None:
+    def __init__(self, fork_server: ForkServer) -> None:
+        self._fork_server = fork_server
         self._config: Config | None = None
         self._sockets: WebSockets | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Child | None = None
         self._channel: Channel | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._last_counts: metrics.Snapshot = {}
@@ -119,7 +118,7 @@ class WebKeeper:
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
             self._keeping = None
-        if self._process is None or self._process.returncode is not None:
+        if self._process is None or not self._process.is_running:
             return
         try:
             async with asyncio.timeout(seconds + 3.0):
@@ -148,7 +147,7 @@ class WebKeeper:
         """For the command `status`."""
         if self._sockets is None:
             return {}
-        is_running = self._process is not None and self._process.returncode is None
+        is_running = self._process is not None and self._process.is_running
         return {
             "address": self._sockets.text,
             "calls": self._sockets.calls_text,
@@ -166,15 +165,8 @@ class WebKeeper:
         try:
             ours, theirs = socket.socketpair()
             our_way, their_way = socket.socketpair()
-            self._process = await asyncio.create_subprocess_exec(
-                *web_command(theirs.fileno(), their_way.fileno()),
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno(), their_way.fileno(), pages, *([calls] if calls >= 0 else [])],
-                process_group=0,
-                env={
-                    name: value for name, value in os.environ.items() if name not in {"NOTIFY_SOCKET", "WATCHDOG_USEC"}
-                },
-            )
+            descriptors = [theirs.fileno(), their_way.fileno(), pages, *([calls] if calls >= 0 else [])]
+            self._process = await self._fork_server.start(Role.WEB, descriptors)
         except OSError as error:
             return f"can't start the web process: {error}"
         theirs.close()
@@ -232,9 +224,8 @@ class WebKeeper:
             dead.cancel()
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._process is not None and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(number)
+        if self._process is not None:
+            self._process.send_signal(number)
 
     def _close_channel(self) -> None:
         if self._channel is not None:

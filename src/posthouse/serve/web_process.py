@@ -12,7 +12,6 @@ import asyncio
 import os
 import signal
 import socket
-import sys
 from typing import Any
 
 import uvloop
@@ -142,10 +141,10 @@ class WebProcess:
         self.ended.set()
 
 
-async def serve(argv: list[str]) -> int:
+async def serve(channel_fd: int, sockets_fd: int) -> int:
     """Until told to stop, or until the supervisor is gone; the exit status."""
     process = WebProcess()
-    channel = await channel_of_worker(argv, process.handle)
+    channel = await channel_of_worker(channel_fd, sockets_fd, process.handle)
     gone = asyncio.ensure_future(channel.closed.wait())
     ended = asyncio.ensure_future(process.ended.wait())
     await asyncio.wait((gone, ended), return_when=asyncio.FIRST_COMPLETED)
@@ -153,14 +152,10 @@ async def serve(argv: list[str]) -> int:
     return 0
 
 
-def main() -> int:
-    """The web process."""
+def main(channel_fd: int, sockets_fd: int) -> int:
+    """The web process, from its fork (serve.fork_server) to its end."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the supervisor tells us what they mean
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     os.nice(NICENESS)
-    return uvloop.run(serve(sys.argv))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return uvloop.run(serve(channel_fd, sockets_fd))

@@ -55,8 +55,10 @@ from posthouse.spool.sqlite import SqliteSpool
 from posthouse.spool.under_way import UnderWay
 from posthouse.tester.reception import CollectorDesk
 
-STOP_SECONDS = 30.0
+with contextlib.suppress(ImportError):
+    import caio  # noqa: F401 - what spool.kernel_sync imports when a shard is opened: before the fork it is there but once
 
+STOP_SECONDS = 30.0
 
 CLOCK_SECONDS = 1.0
 """Between two looks at whether the wall clock has been set."""
@@ -396,9 +398,9 @@ class Worker:
         asyncio.get_running_loop().call_soon(self.stopped.set)
         return {}
 
-    async def run(self, argv: list[str]) -> int:
+    async def run(self, channel_fd: int, sockets_fd: int) -> int:
         """Until told to stop, or until the supervisor is gone."""
-        self.channel = await channel_of_worker(argv, self.handle)
+        self.channel = await channel_of_worker(channel_fd, sockets_fd, self.handle)
         gone = asyncio.ensure_future(self.channel.closed.wait())
         stopped = asyncio.ensure_future(self.stopped.wait())
         await asyncio.wait((gone, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -409,16 +411,12 @@ class Worker:
         return 0
 
 
-def main() -> int:
-    """The worker process."""
+def main(channel_fd: int, sockets_fd: int) -> int:
+    """The worker process, from its fork (serve.fork_server) to its end."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the supervisor tells us what they mean
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     sys.setswitchinterval(0.0005)  # or a busy loop starves the commit thread: 202 ms a commit against 15 (measured)
     with contextlib.suppress(KeyboardInterrupt):
-        return uvloop.run(Worker().run(sys.argv))
+        return uvloop.run(Worker().run(channel_fd, sockets_fd))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,120 @@
+"""Workers are forks of the fork server: what each inherits, and who ends when which of them is killed."""
+
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from posthouse.serve.control import ask
+from posthouse_server import children_of, configured, fork_server_of, workers_of
+from serve_fake import greeting, serving, until, write_config
+
+
+def _sockets(pid: int) -> set[str]:
+    found = (os.readlink(one) for one in Path(f"/proc/{pid}/fd").iterdir())
+    return {name for name in found if name.startswith("socket:")}
+
+
+def _is_there(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _restarts(directory: Path) -> list[int]:
+    workers = ask(directory, "status")["workers"]
+    return [one["restarts"] for one in workers if one["state"] == "ready"]
+
+
+def test_worker_has_its_own_sockets_and_nobody_elses(tmp_path: Path) -> None:
+    with serving(write_config(tmp_path)) as server:
+        server.ready()
+        supervisor = server.process.pid
+        fork_server, (one, other) = fork_server_of(supervisor), workers_of(supervisor)
+        (submit,) = _sockets(one) & _sockets(other)
+        assert submit in _sockets(supervisor)
+        for worker in (one, other):
+            assert len(_sockets(worker) & _sockets(supervisor)) == 2, "its listener and the local socket"
+            assert not _sockets(worker) & _sockets(fork_server)
+        assert len(_sockets(fork_server)) == 1
+        assert not _sockets(fork_server) & _sockets(supervisor)
+        for pid in (fork_server, one, other):
+            assert os.readlink(f"/proc/{pid}/fd/0") == os.devnull
+            assert os.getpgid(pid) == pid, "Ctrl-C in a terminal is for the supervisor"
+
+
+def test_worker_has_more_listeners_than_go_into_one_message(tmp_path: Path) -> None:
+    with serving(write_config(tmp_path, listeners=70, workers=1)) as server:
+        ports = server.ready()
+        assert len(ports) == 70
+        assert all(greeting(port).startswith("220 worker 0") for port in ports)
+
+
+def test_worker_does_not_speak_to_systemd(tmp_path: Path) -> None:
+    env = {"NOTIFY_SOCKET": str(tmp_path / "nobody"), "WATCHDOG_USEC": "60000000", "HOME": "/"}
+    with serving(write_config(tmp_path, workers=1), env=env) as server:
+        assert " environment ['HOME'] " in greeting(server.ready()[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_supervisor_learns_by_which_signal_a_worker_ended(tmp_path: Path, number: signal.Signals) -> None:
+    with serving(write_config(tmp_path)) as server:
+        server.ready()
+        worker = ask(tmp_path / "data", "status")["workers"][1]["pid"]
+        os.kill(worker, number)
+        until(lambda: _restarts(tmp_path / "data") == [0, 1])
+        assert re.search(rf'"worker-ended","worker":1,"status":{-number}\b', server.said)
+
+
+def test_nobody_is_left_when_the_supervisor_is_killed(tmp_path: Path) -> None:
+    with serving(write_config(tmp_path)) as server:
+        server.ready()
+        left = [fork_server_of(server.process.pid), *workers_of(server.process.pid)]
+        assert len(left) == 3
+        server.process.kill()
+        until(lambda: not any(map(_is_there, left)))
+
+
+def test_nobody_is_left_when_the_server_is_told_to_stop(tmp_path: Path) -> None:
+    with serving(write_config(tmp_path)) as server:
+        server.ready()
+        left = [fork_server_of(server.process.pid), *workers_of(server.process.pid)]
+        assert server.stop() == 0
+        assert not any(map(_is_there, left))
+
+
+def test_killed_fork_server_takes_nobody_along_and_another_comes_when_it_is_needed(tmp_path: Path) -> None:
+    with serving(write_config(tmp_path)) as server:
+        server.ready()
+        supervisor = server.process.pid
+        for restarts in (1, 2):  # the first was forked from the supervisor, the second is a program of its own
+            fork_server, workers = fork_server_of(supervisor), workers_of(supervisor)
+            os.kill(fork_server, signal.SIGKILL)
+            until(lambda number=restarts: server.said.count("fork-server-ended") == number)
+            assert workers_of(supervisor) == workers
+            os.kill(ask(tmp_path / "data", "status")["workers"][1]["pid"], signal.SIGKILL)
+            until(lambda number=restarts: _restarts(tmp_path / "data") == [0, number])
+            assert fork_server_of(supervisor) not in {0, fork_server}
+            assert len(children_of(supervisor)) == 3
+        assert server.stop() == 0
+
+
+def test_program_that_a_killed_worker_leaves_behind_is_not_the_supervisors() -> None:
+    route = '[[route]]\ndomain = "*"\nto = "pipe:"\ncommand = ["/bin/sleep", "60"]\n'
+    with configured(route, workers=1) as server, server.serving() as process:
+        server.command("sendmail", "-f", "a@relay.test", "b@elsewhere.test", stdin="Subject: x\n\nx\n")
+        (worker,) = workers_of(process.pid)
+        (program,) = until(lambda: children_of(worker))
+        try:
+            os.kill(worker, signal.SIGKILL)
+            until(lambda: _parent_of(program) != worker)
+            assert _parent_of(program) != process.pid, "nobody would bury it there"
+        finally:
+            os.kill(program, signal.SIGKILL)
+
+
+def _parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
