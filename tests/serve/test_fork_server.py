@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,17 @@ def test_worker_does_not_speak_to_systemd(tmp_path: Path) -> None:
     env = {"NOTIFY_SOCKET": str(tmp_path / "nobody"), "WATCHDOG_USEC": "60000000", "HOME": "/"}
     with serving(write_config(tmp_path, workers=1), env=env) as server:
         assert " environment ['HOME'] " in greeting(server.ready()[0])
+
+
+def test_workers_start_where_the_end_of_children_is_ignored(tmp_path: Path) -> None:
+    ignoring = (
+        "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    with serving(write_config(tmp_path), prefix=[sys.executable, "-c", ignoring]) as server:
+        server.ready()
+        os.kill(workers_of(server.process.pid)[0], signal.SIGKILL)
+        until(lambda: sum(_restarts(tmp_path / "data")) == 1 and len(_restarts(tmp_path / "data")) == 2)
+        assert server.stop() == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
