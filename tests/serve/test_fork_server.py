@@ -54,6 +54,13 @@ def test_worker_has_more_listeners_than_go_into_one_message(tmp_path: Path) -> N
         assert all(greeting(port).startswith("220 worker 0") for port in ports)
 
 
+def test_workers_have_more_listeners_than_a_socket_takes_at_once(tmp_path: Path) -> None:
+    with serving(write_config(tmp_path, listeners=500, workers=8)) as server:
+        ports = server.ready()
+        assert len(ports) == 500
+        assert greeting(ports[-1]).startswith("220 worker ")
+
+
 def test_worker_does_not_speak_to_systemd(tmp_path: Path) -> None:
     env = {"NOTIFY_SOCKET": str(tmp_path / "nobody"), "WATCHDOG_USEC": "60000000", "HOME": "/"}
     with serving(write_config(tmp_path, workers=1), env=env) as server:

@@ -58,10 +58,11 @@ _NAMES = {Role.WORKER: b"posthouse-work", Role.WEB: b"posthouse-web"}
 
 
 class _Wanted(msgspec.Struct, frozen=True):
-    """A child, please. Each message carries some of the descriptors that go with `numbers`, in their order."""
+    """A child, please, which has the descriptors that come along under these numbers; `is_all`: and no more of them follow."""
 
     role: Role
     numbers: tuple[int, ...]
+    is_all: bool
 
 
 class _Born(msgspec.Struct, frozen=True, tag=True):
@@ -107,6 +108,7 @@ class ForkServer:
 
     def __init__(self, roles: Iterable[Role]) -> None:
         """`roles` are the ones that will surely be wanted: what is imported before the fork is the supervisor's memory too."""
+        self._starting = asyncio.Lock()  # many at once would have more under way than the socket takes
         self._unborn: collections.deque[asyncio.Future[Child]] = collections.deque()
         self._children: dict[int, Child] = {}
         self._control: socket.socket
@@ -122,6 +124,10 @@ class ForkServer:
 
     async def start(self, role: Role, descriptors: list[int]) -> Child:
         """A new process, which keeps `descriptors`: its ends of a channel's two ways, then what else it needs. OSError."""
+        async with self._starting:
+            return await self._start(role, descriptors)
+
+    async def _start(self, role: Role, descriptors: list[int]) -> Child:
         if not self._pid:
             self._begin(_exec)
         loop = asyncio.get_running_loop()
@@ -130,10 +136,11 @@ class ForkServer:
         born: asyncio.Future[Child] = loop.create_future()
         self._unborn.append(born)
         _adopt_orphans(is_wanted=True)
-        asking = msgspec.json.encode(_Wanted(role, tuple(descriptors)))
         try:
             for first in range(0, len(descriptors), _MOST_DESCRIPTORS):
-                socket.send_fds(self._control, [asking], descriptors[first : first + _MOST_DESCRIPTORS])
+                some = descriptors[first : first + _MOST_DESCRIPTORS]
+                wanted = _Wanted(role, tuple(some), is_all=first + len(some) == len(descriptors))
+                socket.send_fds(self._control, [msgspec.json.encode(wanted)], some)
             async with asyncio.timeout(BIRTH_SECONDS):
                 return await born
         except OSError as error:
@@ -257,9 +264,10 @@ def _serve(control: socket.socket) -> None:
             return
 
 
-def _take(control: socket.socket) -> tuple[_Wanted, list[int]] | None:
-    """What is asked next, with its descriptors; None when nobody is there to ask."""
+def _take(control: socket.socket) -> tuple[Role, list[int], list[int]] | None:
+    """What is asked next: what the child becomes, its descriptors and their numbers there; None when nobody is there to ask."""
     received: list[int] = []
+    numbers: list[int] = []
     while True:
         try:
             octets, some, _, _ = socket.recv_fds(control, 65536, _MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
@@ -267,24 +275,25 @@ def _take(control: socket.socket) -> tuple[_Wanted, list[int]] | None:
             return None
         if not some:
             return None
-        received += some
         wanted = msgspec.json.decode(octets, type=_Wanted)
-        if len(received) == len(wanted.numbers):
-            return wanted, received
+        received += some
+        numbers += wanted.numbers
+        if wanted.is_all:
+            return wanted.role, received, numbers
 
 
-def _bear(wanted: _Wanted, received: list[int]) -> int:
+def _bear(role: Role, received: list[int], numbers: list[int]) -> int:
     """Forks, twice; the grandchild's pid. ImportError, OSError."""
     try:
-        if wanted.role.value not in sys.modules:
-            importlib.import_module(wanted.role.value)
+        if role.value not in sys.modules:
+            importlib.import_module(role.value)
             gc.collect()
             gc.freeze()
         reading, writing = os.pipe()
         with io.FileIO(reading) as told, io.FileIO(writing, "w") as telling:
             between = os.fork()
             if not between:
-                _fork_and_leave(wanted, received, telling)
+                _fork_and_leave(telling, role, received, numbers)
             telling.close()
             octets = told.read(32)
         os.waitpid(between, 0)  # only after this has its child another parent
@@ -296,25 +305,25 @@ def _bear(wanted: _Wanted, received: list[int]) -> int:
             os.close(fd)
 
 
-def _fork_and_leave(wanted: _Wanted, received: list[int], telling: io.FileIO) -> NoReturn:
+def _fork_and_leave(telling: io.FileIO, role: Role, received: list[int], numbers: list[int]) -> NoReturn:
     try:
         pid = os.fork()
         if not pid:
-            _become(wanted, received)
+            _become(role, received, numbers)
         telling.write(b"%d" % pid)
     finally:
         os._exit(0)
 
 
-def _become(wanted: _Wanted, received: list[int]) -> NoReturn:
+def _become(role: Role, received: list[int], numbers: list[int]) -> NoReturn:
     """The child. It never returns into the frames below it, which are the fork server's and the supervisor's."""
     status = 1
     try:
         os.setpgid(0, 0)
-        _keep(received, wanted.numbers)
-        _show_as(_NAMES[wanted.role])
+        _keep(received, numbers)
+        _show_as(_NAMES[role])
         gc.enable()
-        status = sys.modules[wanted.role.value].main(*wanted.numbers[:2])
+        status = sys.modules[role.value].main(*numbers[:2])
     except BaseException:  # noqa: BLE001, RUF100 - as where a program ends by a fault
         traceback.print_exc()
     finally:
@@ -322,7 +331,7 @@ def _become(wanted: _Wanted, received: list[int]) -> NoReturn:
         os._exit(status)
 
 
-def _keep(received: list[int], numbers: tuple[int, ...]) -> None:
+def _keep(received: list[int], numbers: list[int]) -> None:
     """These descriptors and no others, from 3 on, each under its number."""
     free = max(*received, *numbers) + 1
     above = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, free) for fd in received]
