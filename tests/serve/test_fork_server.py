@@ -1,5 +1,6 @@
 """Workers are forks of the fork server: what each inherits, and who ends when which of them is killed."""
 
+import fcntl
 import os
 import re
 import signal
@@ -45,6 +46,21 @@ def test_worker_has_its_own_sockets_and_nobody_elses(tmp_path: Path) -> None:
         for pid in (fork_server, one, other):
             assert os.readlink(f"/proc/{pid}/fd/0") == os.devnull
             assert os.getpgid(pid) == pid, "Ctrl-C in a terminal is for the supervisor"
+
+
+def test_nothing_is_inherited_above_a_lowered_limit(tmp_path: Path) -> None:
+    with open(os.devnull) as nothing:
+        high = fcntl.fcntl(nothing, fcntl.F_DUPFD, 500)
+    lowered = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400)); os.execv(sys.argv[1], sys.argv[1:])"
+    try:
+        with serving(write_config(tmp_path), prefix=[sys.executable, "-c", lowered], pass_fds=[high]) as server:
+            server.ready()
+            supervisor = server.process.pid
+            assert Path(f"/proc/{supervisor}/fd/{high}").exists()
+            for pid in (fork_server_of(supervisor), *workers_of(supervisor)):
+                assert not Path(f"/proc/{pid}/fd/{high}").exists()
+    finally:
+        os.close(high)
 
 
 def test_worker_has_more_listeners_than_go_into_one_message(tmp_path: Path) -> None:

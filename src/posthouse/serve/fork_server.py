@@ -31,6 +31,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import NoReturn
 
 import msgspec
@@ -238,8 +239,7 @@ def _run(control: socket.socket) -> NoReturn:
         # As we may have been started it is ignored, and then nobody can be waited for.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.closerange(3, control.fileno())
-        os.closerange(control.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+        _close_all_but({0, 1, 2, control.fileno()})
         for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC"):
             os.environ.pop(name, None)
         _show_as(b"posthouse-fork")
@@ -335,10 +335,22 @@ def _keep(received: list[int], numbers: list[int]) -> None:
     """These descriptors and no others, from 3 on, each under its number."""
     free = max(*received, *numbers) + 1
     above = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, free) for fd in received]
-    os.closerange(3, free)
     for fd, number in zip(above, numbers, strict=True):
         os.dup2(fd, number, inheritable=False)
-    os.closerange(free, os.sysconf("SC_OPEN_MAX"))
+    _close_all_but({0, 1, 2, *numbers})
+
+
+def _close_all_but(kept: set[int]) -> None:
+    """Closes what is open. Going through all numbers up to the limit takes a minute where that is a billion (as in some
+    containers), Python was built without close_range(2), or something forbids that."""
+    try:
+        open_now: Iterable[int] = [int(one.name) for one in Path("/proc/self/fd").iterdir()]
+    except OSError:
+        open_now = range(os.sysconf("SC_OPEN_MAX"))
+    for fd in open_now:
+        if fd not in kept:
+            with contextlib.suppress(OSError):  # the one that the list was read from
+                os.close(fd)
 
 
 def _show_as(name: bytes) -> None:
