@@ -4,12 +4,14 @@ import fcntl
 import os
 import re
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from posthouse.serve.control import ask
+from posthouse.serve.start import EXIT_BROKEN
 from posthouse_server import children_of, configured, fork_server_of, workers_of
 from serve_fake import greeting, serving, until, write_config
 
@@ -92,6 +94,23 @@ def test_workers_start_where_the_end_of_children_is_ignored(tmp_path: Path) -> N
         os.kill(workers_of(server.process.pid)[0], signal.SIGKILL)
         until(lambda: sum(_restarts(tmp_path / "data")) == 1 and len(_restarts(tmp_path / "data")) == 2)
         assert server.stop() == 0
+
+
+_NO_ORPHANS = """
+import sys
+from posthouse.cli import main
+from posthouse.serve import fork_server
+honest = fork_server._prctl
+fork_server._prctl = lambda option, *values: -1 if option == 36 else honest(option, *values)
+main()
+"""
+
+
+def test_server_ends_where_the_kernel_gives_it_no_orphans(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _NO_ORPHANS, "serve", "--config", str(write_config(tmp_path))]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
+    assert done.returncode == EXIT_BROKEN
+    assert "posthouse: can't start a worker process: the kernel refuses PR_SET_CHILD_SUBREAPER: " in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])

@@ -44,7 +44,7 @@ BIRTH_SECONDS = 30.0
 _MOST_DESCRIPTORS = 64  # in one message; the kernel's limit is 253
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
-_prctl = ctypes.CDLL(None).prctl
+_prctl = ctypes.CDLL(None, use_errno=True).prctl
 
 
 class Role(enum.Enum):
@@ -134,9 +134,9 @@ class ForkServer:
         loop = asyncio.get_running_loop()
         loop.add_reader(self._control, self._hear)
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        _adopt_orphans(is_wanted=True)
         born: asyncio.Future[Child] = loop.create_future()
         self._unborn.append(born)
-        _adopt_orphans(is_wanted=True)
         try:
             for first in range(0, len(descriptors), _MOST_DESCRIPTORS):
                 some = descriptors[first : first + _MOST_DESCRIPTORS]
@@ -148,7 +148,7 @@ class ForkServer:
             if not born.done() or born.cancelled():  # it does not listen, or does not answer
                 born.cancel()
                 self._kill()
-            raise OSError(error.errno, error.strerror or str(error) or "the fork server does not answer") from error
+            raise OSError(str(error) or "the fork server does not answer") from error
 
     def close(self) -> None:
         """Ends it."""
@@ -213,7 +213,7 @@ class ForkServer:
     @staticmethod
     def _refuse(born: asyncio.Future[Child], words: str) -> None:
         if not born.done():
-            born.set_exception(OSError(None, words))
+            born.set_exception(OSError(words))
 
 
 def _fork(control: socket.socket) -> int:
@@ -298,7 +298,7 @@ def _bear(role: Role, received: list[int], numbers: list[int]) -> int:
             octets = told.read(32)
         os.waitpid(between, 0)  # only after this has its child another parent
         if not octets:
-            raise OSError(None, "no more processes can be made")
+            raise OSError("no more processes can be made")
         return int(octets)
     finally:
         for fd in received:
@@ -359,8 +359,10 @@ def _show_as(name: bytes) -> None:
 
 
 def _adopt_orphans(*, is_wanted: bool) -> None:
-    """Whether a process below this one whose parent ends becomes a child of this one, not of init."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, is_wanted, 0, 0, 0)
+    """Whether a process below this one whose parent ends becomes a child of this one, not of init. OSError: then nobody may be
+    forked, since nobody would learn of its end."""
+    if _prctl(_PR_SET_CHILD_SUBREAPER, is_wanted, 0, 0, 0) != 0:
+        raise OSError(f"the kernel refuses PR_SET_CHILD_SUBREAPER: {os.strerror(ctypes.get_errno())}")
 
 
 if __name__ == "__main__":
