@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import posthouse
 from posthouse.serve.control import ControlError, ServerNotRunning, ask
 from serve_fake import Server, greeting, serving, until, write_config
 
@@ -465,6 +467,21 @@ def test_root_becomes_the_user_for_good() -> None:
     assert "NoNewPrivs:\\t1" in done.stdout
     assert "Uid:\\t0" not in done.stdout
     assert "no way back" in done.stdout
+
+
+def test_server_refuses_a_user_who_can_not_read_the_program() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root to give it up")
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        config = write_config(directory)
+        config.write_text('user = "nobody"\n' + config.read_text())
+        shutil.copytree(Path(posthouse.__file__).parent, directory / "hidden" / "posthouse")
+        with serving(
+            config, is_fake=False, env={"PYTHONPATH": os.pathsep.join((str(directory / "hidden"), *sys.path))}
+        ) as server:
+            assert server.wait() == 2
+            assert re.search(r"posthouse: \"user\" is 'nobody', who can't read /\S+: install it where", server.said)
 
 
 def test_server_started_by_root_serves_as_the_user() -> None:

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import pwd
+from collections.abc import Iterable
 from pathlib import Path
 
 _PR_SET_NO_NEW_PRIVS = 38
@@ -60,6 +61,12 @@ class Identity:
         forbid_new_privileges()
         if 0 in os.getresuid() or 0 in os.getresgid():
             raise PrivilegeError(f"became {self.name}, yet root is still within reach: refusing to go on")
+
+    def prove_readable(self, files: Iterable[str]) -> None:
+        """The program is there for the user too: what is imported later would be missing one day. PrivilegeError."""
+        for file in files:
+            if self.must_drop and not os.access(file, os.R_OK):
+                raise PrivilegeError(f'"user" is {self.name!r}, who can\'t read {file}: install it where everybody can')
 
 
 def forbid_new_privileges() -> None:

@@ -75,6 +75,7 @@ def run(admit: Admit, say: Callable[[str], None]) -> int:
     try:
         listening = Listening.open(config, data, identity)
         identity.assume()
+        identity.prove_readable((sys.executable, os.__file__, __file__))
         roles = (Role.WORKER, Role.WEB) if config.web.is_on else (Role.WORKER,)
         with contextlib.closing(ForkServer(roles)) as fork_server:
             return asyncio.run(_serve(admit, admitted, data, listening, fork_server, say))
