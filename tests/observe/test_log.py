@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -142,6 +143,33 @@ def test_rest_leaves_no_thread_and_no_line_behind_and_the_log_goes_on(stream: Te
         log.rest()
         assert not set(threading.enumerate()) - others
         assert len(Path(stream.name).read_bytes().splitlines()) == number + 1
+
+
+def test_line_that_comes_when_the_thread_is_about_to_end_is_written_and_the_log_goes_on() -> None:
+    reading, writing = os.pipe()
+
+    def read(lines: int) -> list[str]:
+        read = b""
+        while read.count(b"\n") < lines:
+            assert select.select([reading], [], [], 10)[0], "nothing more was written"
+            read += os.read(reading, 65536)
+        return [json.loads(line)["event"] for line in read.splitlines()]
+
+    with os.fdopen(writing, "w") as stream:
+        log.configure("json", "info", stream)
+        log.info("first", pad="y" * 100_000)  # more than a pipe takes: the thread waits with it
+        assert select.select([reading], [], [], 10)[0]
+        log.info("second")
+        resting = threading.Thread(target=log.rest)
+        resting.start()
+        while not log._writer._is_resting:
+            time.sleep(0.001)
+        assert read(2) == ["first", "second"]
+        resting.join()
+        log.info("third")
+        assert read(1) == ["third"]
+        log.configure("auto", "info", sys.__stderr__)
+    os.close(reading)
 
 
 def test_all_lines_of_an_ending_process_are_written() -> None:

@@ -92,6 +92,9 @@ class _Writer:
         self._wake.set()
         self._thread.join(seconds)
         self._is_resting = False
+        if not self._thread.is_alive():
+            self._is_awake = False
+            self.flush(seconds)  # a line that came when the thread had taken its last ones
 
     def _run(self) -> None:
         while not self._is_resting:
