@@ -47,7 +47,7 @@ def test_worker_has_its_own_sockets_and_nobody_elses(tmp_path: Path) -> None:
         assert not _sockets(fork_server) & _sockets(supervisor)
         for pid in (fork_server, one, other):
             assert os.readlink(f"/proc/{pid}/fd/0") == os.devnull
-            assert os.getpgid(pid) == pid, "Ctrl-C in a terminal is for the supervisor"
+            assert os.getpgid(pid) == fork_server, "Ctrl-C in a terminal is for the supervisor"
 
 
 def test_nothing_is_inherited_above_a_lowered_limit(tmp_path: Path) -> None:
@@ -154,6 +154,40 @@ def test_killed_fork_server_takes_nobody_along_and_another_comes_when_it_is_need
             assert fork_server_of(supervisor) not in {0, fork_server}
             assert len(children_of(supervisor)) == 3
         assert server.stop() == 0
+
+
+_KILLED_IN_A_BIRTH = """
+import asyncio, os, signal, socket, sys
+from posthouse.serve import fork_server as one, worker
+
+def killed(*wanted):
+    bear(*wanted)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+async def scene(server):
+    ours, theirs = socket.socketpair()
+    with theirs, ours:
+        try:
+            await server.start(one.Role.WORKER, [theirs.fileno(), theirs.fileno()])
+        except OSError as error:
+            print(error, flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+
+worker.main = lambda channel_fd, sockets_fd: len(socket.socket(fileno=channel_fd).recv(1))
+bear, one._bear = one._bear, killed
+asyncio.run(scene(one.ForkServer([one.Role.WORKER])))
+"""
+
+
+def test_who_is_born_when_the_fork_server_is_killed_ends_and_is_buried() -> None:
+    command = [sys.executable, "-c", _KILLED_IN_A_BIRTH]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "the fork server ended\n"
+        until(lambda: children_of(process.pid) == [])
+        process.stdin.close()
+        assert process.wait(20) == 0
 
 
 def test_program_that_a_killed_worker_leaves_behind_is_not_the_supervisors() -> None:

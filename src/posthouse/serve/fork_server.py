@@ -8,7 +8,8 @@ server, the supervisor too, as far as nobody writes to it; and a worker that die
     asked    A role and descriptors come in. It imports the role, once, and forks twice: the grandchild, whose parent ends at once,
              becomes the supervisor's own child (PR_SET_CHILD_SUBREAPER), which so learns how it ends. It keeps those
              descriptors and no others, under the numbers that the supervisor has for them. Its pid goes back.
-    killed   Nothing else ends. For the next child the supervisor begins another, by exec: it can't fork any more.
+    killed   Nothing else ends. For the next child the supervisor begins another, by exec: it can't fork any more. Who was just
+             being born ends too, and is in its process group, by which the supervisor finds it.
     left     The supervisor is gone, and it ends.
 
 Objects are kept out of the garbage collector's sight (gc.freeze), since it writes to each that it looks at: a fork that has
@@ -112,6 +113,7 @@ class ForkServer:
         self._starting = asyncio.Lock()  # many at once would have more under way than the socket takes
         self._unborn: collections.deque[asyncio.Future[Child]] = collections.deque()
         self._children: dict[int, Child] = {}
+        self._left: set[int] = set()  # process groups of fork servers that have ended
         self._control: socket.socket
         self._pid = 0
         for role in roles:
@@ -193,11 +195,22 @@ class ForkServer:
             _adopt_orphans(is_wanted=False)  # what a worker leaves behind is init's to bury, not ours
 
     def _reap(self) -> None:
-        for pid, child in list(self._children.items()):
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                del self._children[pid]
-                child.end(os.waitstatus_to_exitcode(status))
+        for pid in list(self._children):
+            self._take_end(pid)
+        for group in list(self._left):
+            try:
+                while self._take_end(-group):
+                    pass
+            except ChildProcessError:
+                self._left.discard(group)
+
+    def _take_end(self, whose: int) -> int:
+        """The pid of one of these children that has ended, 0 for none."""
+        ended, status = os.waitpid(whose, os.WNOHANG)
+        child = self._children.pop(ended, None)
+        if child is not None:
+            child.end(os.waitstatus_to_exitcode(status))
+        return ended
 
     def _lost(self) -> None:
         asyncio.get_running_loop().remove_reader(self._control)
@@ -205,10 +218,12 @@ class ForkServer:
         status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
         self._control.close()
         log.error("fork-server-ended", pid=self._pid, status=status, words="the next process is forked from another")
+        self._left.add(self._pid)
         self._pid = 0
         while self._unborn:
             self._refuse(self._unborn.popleft(), "the fork server ended")
         _adopt_orphans(is_wanted=False)
+        self._reap()
 
     @staticmethod
     def _refuse(born: asyncio.Future[Child], words: str) -> None:
@@ -319,7 +334,6 @@ def _become(role: Role, received: list[int], numbers: list[int]) -> NoReturn:
     """The child. It never returns into the frames below it, which are the fork server's and the supervisor's."""
     status = 1
     try:
-        os.setpgid(0, 0)
         _keep(received, numbers)
         _show_as(_NAMES[role])
         gc.enable()
