@@ -503,3 +503,39 @@ def test_what_another_worker_learnt_of_a_site_counts_here() -> None:
         await bench.until(lambda: bench.queued() == 1)
 
     run(scene)
+
+
+@pytest.mark.parametrize("found", [Failed("5.1.2", DEFERRED.reason), Deferred("4.4.3", DEFERRED.reason)])
+def test_mail_withdrawn_during_a_lookup_does_not_share_its_end(found: Failed | Deferred) -> None:
+    async def scene() -> None:
+        where = Slow()
+        where.sites["there.test"] = found
+        bench = Bench(where=where)
+        envelope = await bench.accept("a@there.test")
+        bench.scheduler.withdraw([envelope.queue_id])
+        bench.spool.act(Verb.HOLD, [envelope.queue_id])
+        where.gate.set()
+        await bench.pass_time(0)
+        assert [one.attempts for one in bench.spool.pending(envelope.queue_id)] == [0]
+        assert bench.notices.sent == []
+        assert bench.scheduler._body_bytes == 0
+
+    run(scene)
+
+
+def test_mail_that_is_looked_up_when_relaying_is_turned_off_stays() -> None:
+    async def scene() -> None:
+        where = Slow()
+        bench = Bench(where=where)
+        await bench.accept("a@there.test")
+        bench.scheduler.may_leave = lambda _destination: False
+        bench.scheduler.rescan()
+        where.gate.set()
+        await bench.pass_time(0)
+        assert bench.hops == {}
+        assert bench.scheduler.depth == (0, 0)
+        bench.scheduler.may_leave = lambda _destination: True
+        bench.scheduler.rescan()
+        await bench.until(lambda: bench.queued() == 0)
+
+    run(scene)

@@ -184,7 +184,12 @@ class Scheduler:
         if pathfinder is not self.pathfinder:  # a reload came in between: the old answer may lead the old way
             self._spawn(self._look_up(destination))
             return
-        parcels = self._lookups.pop(destination, [])
+        # Not those that were withdrawn meanwhile: they stand in the spool, and what it says of them counts.
+        parcels = [parcel for parcel in self._lookups.pop(destination, []) if parcel.state is ParcelState.WAITING]
+        if not self.may_leave(destination):  # relaying was turned off meanwhile
+            for parcel in parcels:
+                self.forget(parcel)
+            return
         if isinstance(found, Directions):
             self._directions[destination] = (found, self._clock() + int(found.ttl * 1000))
             self._renew(found)
