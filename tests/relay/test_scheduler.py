@@ -539,3 +539,22 @@ def test_mail_that_is_looked_up_when_relaying_is_turned_off_stays() -> None:
         await bench.until(lambda: bench.queued() == 0)
 
     run(scene)
+
+
+def test_mail_that_found_memory_full_does_not_wait_for_older_mail_of_its_destination() -> None:
+    async def scene() -> None:
+        bench = Bench(plan=PLAN, bounds=Bounds(parcels=1))
+        hop, gate = bench.hop("site of there.test"), asyncio.Event()
+        hop.answer = lambda _attempt, _index: DEFERRED
+        await bench.accept("a@there.test")
+        await bench.until(lambda: bench.scheduler.depth[0] == 0)  # put off by five minutes
+        bench.hop("site of full.test").gate = gate.wait
+        await bench.accept("a@full.test")
+        await bench.accept("b@there.test")
+        gate.set()
+        await bench.until(lambda: bench.scheduler.depth[0] == 0)
+        assert len(hop.attempts) == 1
+        await bench.pass_time(2)
+        await bench.until(lambda: len(hop.attempts) == 2)
+
+    run(scene)

@@ -111,8 +111,7 @@ class Scheduler:
             return
         if self._parcels >= self._bounds.parcels or destination in self._overflowing:
             self._overflowing.add(destination)
-            if destination not in self._wake_at:
-                self.wake(destination, self._clock() + 1000)
+            self.wake(destination, self._clock() + 1000)
             return
         size = message.content.size_bytes
         kept: Message | None = message
