@@ -558,3 +558,23 @@ def test_mail_that_found_memory_full_does_not_wait_for_older_mail_of_its_destina
         await bench.until(lambda: len(hop.attempts) == 2)
 
     run(scene)
+
+
+def test_a_look_that_is_due_again_when_the_clock_is_put_right_is_made_at_once() -> None:
+    day = 86_400_000
+
+    async def scene() -> None:
+        bench = Bench()
+        envelope = await bench.accept("a@there.test", hand_over=False)
+        bench.spool.act(Verb.HOLD, [envelope.queue_id])
+        bench.scheduler.reopen(["there.test"])  # as every act does: a look is due now
+        for by in (-day, day):
+            bench.now += by
+            bench.spool.correct_times(by, day)
+            bench.scheduler.clock_was_set(by)
+            await asyncio.sleep(0.01)  # the timer
+        bench.spool.act(Verb.RELEASE, [envelope.queue_id])
+        bench.scheduler.reopen(["there.test"])
+        await bench.until(lambda: bench.queued() == 0)
+
+    run(scene)

@@ -556,6 +556,7 @@ class Scheduler:
             for parcel in parcels:
                 parcel.arrived_at += by
         self.rescan()
+        self._arm()  # the timer was set by the old clock
 
     @property
     def depth(self) -> tuple[int, int]:
