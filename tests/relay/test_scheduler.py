@@ -578,3 +578,18 @@ def test_a_look_that_is_due_again_when_the_clock_is_put_right_is_made_at_once() 
         await bench.until(lambda: bench.queued() == 0)
 
     run(scene)
+
+
+def test_a_reload_while_a_notice_waits_for_room_bounces_nothing_twice() -> None:
+    async def scene() -> None:
+        bench = Bench(where=Map({"there.test": REFUSED}))
+        bench.notices.hold = True
+        await bench.accept("a@there.test")
+        await bench.until(lambda: bench.notices.sent)
+        bench.scheduler.rescan()
+        await bench.pass_time(1)
+        assert len(bench.notices.sent) == 1
+        bench.notices.waiting.pop()()
+        assert bench.queued() == 0
+
+    run(scene)

@@ -272,6 +272,7 @@ class Scheduler:
                 self._body_bytes += message.content.size_bytes
             parcel.message = message
         envelope = parcel.envelope
+        parcel.state = ParcelState.TAKEN  # also while a notice of its end waits for room on the disk
         route = self._route(parcel.destination)
         reverse_path = envelope.reverse_path if route is None else route.reverse_path(envelope.reverse_path)
         return Attempt(envelope, parcel.message, parcel.indices, reverse_path)

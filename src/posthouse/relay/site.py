@@ -85,7 +85,7 @@ class Dispatcher(Protocol):
         """A way to one next hop."""
 
     def prepare(self, site: "Site", parcel: Parcel) -> Attempt | None:
-        """The attempt for a parcel, its message loaded; None when it is gone."""
+        """The attempt for a parcel, which is TAKEN from now on, its message loaded; None when it is gone."""
 
     def ended(self, parcel: Parcel, attempt: Attempt, outcomes: Sequence[Outcome]) -> None:
         """An attempt has its outcomes."""
@@ -135,7 +135,6 @@ class _Feed:
                 continue
             attempt = site.dispatcher.prepare(site, parcel)
             if attempt is not None:
-                parcel.state = ParcelState.TAKEN
                 if not self.taken:
                     self._began = time.monotonic()
                 self.taken[attempt] = parcel
