@@ -3,6 +3,7 @@ import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path as FilePath
 
+import msgspec
 import pytest
 
 from posthouse.mail.outcome import Deferred, Failed, Relayed
@@ -591,5 +592,47 @@ def test_a_reload_while_a_notice_waits_for_room_bounces_nothing_twice() -> None:
         assert len(bench.notices.sent) == 1
         bench.notices.waiting.pop()()
         assert bench.queued() == 0
+
+    run(scene)
+
+
+def test_mail_rerouted_during_an_attempt_goes_the_new_way_after_it() -> None:
+    elsewhere = "smtp://10.0.0.9:25"
+
+    async def scene() -> None:
+        bench = Bench(plan=PLAN)
+        gate = asyncio.Event()
+        hop = bench.hop("site of there.test")
+        hop.gate, hop.answer = gate.wait, lambda _attempt, _index: DEFERRED
+        envelope = await bench.accept("a@there.test")
+        await bench.until(lambda: hop.open_now)
+        await asyncio.sleep(0.01)
+        bench.scheduler.withdraw([envelope.queue_id])
+        bench.spool.act(Verb.REROUTE, [envelope.queue_id], None, elsewhere)
+        bench.scheduler.reopen([elsewhere])
+        await bench.pass_time(1)
+        gate.set()
+        await bench.until(lambda: bench.scheduler.depth[0] == 0)
+        await bench.pass_time(400)
+        await bench.until(lambda: bench.queued() == 0)
+        assert len(bench.hop(f"site of {elsewhere}").attempts) == 1
+
+    run(scene)
+
+
+def test_mail_whose_delay_notice_waits_longer_than_the_next_attempt_is_tried_after_it() -> None:
+    async def scene() -> None:
+        bench = Bench(plan=msgspec.structs.replace(PLAN, delay_notice=1))
+        bench.notices.hold = True
+        hop = bench.hop("site of there.test")
+        hop.answer = lambda _attempt, _index: DEFERRED
+        await bench.accept("a@there.test")
+        await bench.until(lambda: bench.scheduler.depth[0] == 0)
+        await bench.pass_time(400)
+        await bench.until(lambda: bench.notices.waiting)
+        await bench.pass_time(1000)  # another attempt is due
+        assert len(hop.attempts) == 2
+        bench.notices.waiting.pop()()
+        await bench.until(lambda: len(hop.attempts) == 3)
 
     run(scene)

@@ -72,6 +72,8 @@ class Scheduler:
         self._clock = clock
         self._bounds = bounds
         self._in_memory: dict[int, list[Parcel]] = {}
+        self._passed_over: dict[Parcel, set[str]] = {}
+        """What was due while memory had it: these destinations are looked at again when it has not."""
         self._parcels = 0
         self._body_bytes = 0
         self._directions: dict[str, tuple[Directions, int]] = {}
@@ -143,6 +145,8 @@ class Scheduler:
         if self.trials.journals:
             self.trials.ended(parcel)
         self._parcels -= 1
+        for destination in self._passed_over.pop(parcel, ()):
+            self.wake(destination, self._clock())
         message = parcel.message
         if message is not None:
             if message.content.is_in_memory:
@@ -487,8 +491,11 @@ class Scheduler:
     def _take_rows(self, rows: Sequence[Waiting]) -> int:
         groups: dict[tuple[int, int, bool], list[Waiting]] = {}
         for row in rows:
-            known = self._in_memory.get(row.queue_id)
-            if known is None or not any(row.index in parcel.indices for parcel in known):
+            known = self._in_memory.get(row.queue_id, ())
+            having = next((parcel for parcel in known if row.index in parcel.indices), None)
+            if having is not None:
+                self._passed_over.setdefault(having, set()).add(row.destination)
+            else:
                 groups.setdefault((row.queue_id, row.attempts, row.bounce), []).append(row)
         for (queue_id, attempts, is_bounce), members in groups.items():
             indices = tuple(row.index for row in members)
