@@ -349,6 +349,13 @@ class Worker:
         except ValueError as error:
             raise ChannelRefusal(f"a worker can't {act} messages") from error
         self._scheduler.withdraw(ids)
+        try:
+            changed = self._change(verb, ids, destination, next_hop)
+        finally:  # on a full disk nothing has changed, but memory has let go of them
+            self._scheduler.reopen(self._destinations_of(ids))
+        return {"ids": [queue_id_text(queue_id) for queue_id in changed]}
+
+    def _change(self, verb: Verb, ids: list[int], destination: str | None, next_hop: str) -> list[int]:
         changed: list[int] = []
         for shard, spool in self._spools.items():
             mine = [queue_id for queue_id in ids if shard_of(queue_id) == shard]
@@ -356,9 +363,8 @@ class Worker:
                 changed += spool.act(verb, mine, destination, next_hop)
         told = {"next_hop": next_hop} if next_hop else {}
         for queue_id in changed:
-            log.info(f"operator-{act}", queue_id=queue_id_text(queue_id), **told)
-        self._scheduler.reopen(self._destinations_of(ids))
-        return {"ids": [queue_id_text(queue_id) for queue_id in changed]}
+            log.info(f"operator-{verb}", queue_id=queue_id_text(queue_id), **told)
+        return changed
 
     def _destinations_of(self, ids: list[int]) -> set[str]:
         return {
