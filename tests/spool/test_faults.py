@@ -17,7 +17,7 @@ from posthouse.mail.message import Message
 from posthouse.smtp.event import DotForm
 from posthouse.spool import content as content_module
 from posthouse.spool.api import SpoolBroken, SpoolError, SpoolFull, Verb
-from posthouse.spool.batch import SpoolSettings
+from posthouse.spool.batch import SPACE_SECONDS, SpoolSettings
 from posthouse.spool.recall import events_of
 from posthouse.spool.space import SpaceLimits
 from posthouse.spool.sqlite import SqliteSpool
@@ -332,3 +332,25 @@ def test_process_whose_sync_fails_acknowledges_nothing_after_it(tmp_path, call, 
     stored = {w.queue_id for w in spool.due("example.net", 1 << 60, 1 << 30)}
     spool.close()
     assert acknowledged - settled - stored == set()
+
+
+def test_many_outcomes_on_a_full_disk_are_not_tried_without_a_pause(tmp_path, monkeypatch):
+    async def scene():
+        with sqlite_spool(tmp_path / "1") as spool:
+            ids = await accept_many(spool, 40, "a@one.example")
+            spool.record([deferred(one) for one in ids])
+            batches = spool._batches
+            waits: list[float] = []
+
+            def full() -> None:
+                error = sqlite3.OperationalError("database or disk is full")
+                error.sqlite_errorcode = sqlite3.SQLITE_FULL
+                raise error
+
+            with monkeypatch.context() as patch:
+                patch.setattr(batches, "_later", waits.append)
+                patch.setattr(batches.writer, "begin", full)
+                assert [batches.stage() for _ in range(3)] == [None] * 3
+            assert waits == [SPACE_SECONDS] * 3
+
+    asyncio.run(scene())

@@ -264,6 +264,8 @@ class Batches:
             return None
         if not batch.has_rows:
             return None
+        if self.fates and batch.fates:
+            self._later(0.0)  # not earlier: when this failed they wait, see `_take_back`
         self.running = batch
         batch.seconds = -time.perf_counter()  # until its end is added
         return batch
@@ -282,8 +284,8 @@ class Batches:
         self._incoming, self._acts = [], []
         self.incoming_octets = 0
         self._are_fates_urgent = False
-        if self.fates:
-            self._later(0.0 if most else FATES_AFTER)
+        if self.fates and not most:
+            self._later(FATES_AFTER)
         return batch
 
     def _are_fates_due(self) -> bool:
