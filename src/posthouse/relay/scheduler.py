@@ -478,8 +478,7 @@ class Scheduler:
                 taken += self._take_rows(rows)
                 if len(rows) < REFILL:
                     break
-                last = rows[-1]
-                position = (last.next_at, last.queue_id, last.index)
+                position = rows[-1].position
             else:
                 self._overflowing.add(destination)
                 self.wake(destination, now + 5000)

@@ -73,6 +73,11 @@ class Waiting(msgspec.Struct, frozen=True):
     notices: int = 0
     bounce: bool = False
 
+    @property
+    def position(self) -> tuple[int, int, int]:
+        """Where it stands among what is due."""
+        return self.next_at, self.queue_id, self.index
+
 
 class Retry(msgspec.Struct, frozen=True):
     """Keep the recipient and try again at `next_at` (milliseconds since 1970)."""

@@ -159,12 +159,8 @@ class MemorySpool:
 
     def due(self, destination: str, now: int, limit: int, after: tuple[int, int, int] = (0, 0, 0)) -> list[Waiting]:
         """See `api.Spool`."""
-        found = sorted(
-            (w.next_at, w.queue_id, w.index, w)
-            for w in self._queued()
-            if w.destination == destination and w.next_at <= now and (w.next_at, w.queue_id, w.index) > after
-        )
-        return [waiting for *_, waiting in found[:limit]]
+        found = [w for w in self._queued() if w.destination == destination and w.next_at <= now and w.position > after]
+        return sorted(found, key=lambda w: w.position)[:limit]
 
     def pending(self, queue_id: int) -> list[Waiting]:
         """See `api.Spool`."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import heapq
+import operator
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ from posthouse.spool.content import DIRECTORY_NAME as CONTENT
 from posthouse.spool.content import OwnFiles
 from posthouse.spool.schema import open_reader, spool_error
 from posthouse.spool.shard import ShardLock
-from posthouse.spool.uncommitted import Key, position
+from posthouse.spool.uncommitted import Key
 
 __all__ = ["SpoolSettings", "SpoolState", "SqliteSpool", "wall_clock"]
 
@@ -45,6 +46,7 @@ _TICK = 1.0
 _IDLE_WORK_TICK = 0.05
 _DEFAULTS = SpoolSettings()
 R = TypeVar("R")
+_position = operator.attrgetter("position")
 
 
 class SpoolState(msgspec.Struct, frozen=True):
@@ -212,17 +214,17 @@ class SqliteSpool:
         if not fates and not untold:
             return self._read(reader.due, destination, now, limit, after)
         put_off = self._put_off().get(destination, {}).values()
-        found = [w for w in put_off if w.next_at <= now and position(w) > after]
-        found = heapq.nsmallest(limit, found, key=position)
+        found = [w for w in put_off if w.next_at <= now and w.position > after]
+        found = heapq.nsmallest(limit, found, key=_position)
         while True:
             page = self._read(reader.due, destination, now, limit, after)
             found += [w for w in page if (w.queue_id, w.index) not in fates and w.queue_id not in untold]
-            found.sort(key=position)
+            found.sort(key=_position)
             del found[limit:]
             if len(page) < limit or not page:
                 return found
-            after = position(page[-1])
-            if len(found) == limit and position(found[-1]) <= after:
+            after = page[-1].position
+            if len(found) == limit and found[-1].position <= after:
                 return found
 
     def pending(self, queue_id: int) -> list[Waiting]:

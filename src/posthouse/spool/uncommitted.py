@@ -18,11 +18,6 @@ Key = tuple[int, int]
 """A message, and the index of one of its recipients."""
 
 
-def position(waiting: Waiting) -> tuple[int, int, int]:
-    """Where one stands in `api.Spool.due`."""
-    return waiting.next_at, waiting.queue_id, waiting.index
-
-
 class Uncommitted:
     """Belongs to the loop's thread."""
 
