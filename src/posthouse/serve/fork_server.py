@@ -249,8 +249,8 @@ def _run(control: socket.socket) -> NoReturn:
     status = 1
     try:
         os.setpgid(0, 0)  # Ctrl-C in a terminal is for the supervisor, which ends them in good order
-        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_IGN)  # in its children too: the supervisor tells them what these mean
         # As we may have been started it is ignored, and then nobody can be waited for.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -10,7 +10,6 @@ Told down its channel, as a worker is:
 
 import asyncio
 import os
-import signal
 import socket
 from typing import Any
 
@@ -154,8 +153,5 @@ async def serve(channel_fd: int, sockets_fd: int) -> int:
 
 def main(channel_fd: int, sockets_fd: int) -> int:
     """The web process, from its fork (serve.fork_server) to its end."""
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the supervisor tells us what they mean
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     os.nice(NICENESS)
     return uvloop.run(serve(channel_fd, sockets_fd))

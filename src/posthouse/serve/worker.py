@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import gc
 import os
-import signal
 import socket
 import ssl
 import sys
@@ -419,9 +418,6 @@ class Worker:
 
 def main(channel_fd: int, sockets_fd: int) -> int:
     """The worker process, from its fork (serve.fork_server) to its end."""
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the supervisor tells us what they mean
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     sys.setswitchinterval(0.0005)  # or a busy loop starves the commit thread: 202 ms a commit against 15 (measured)
     with contextlib.suppress(KeyboardInterrupt):
         return uvloop.run(Worker().run(channel_fd, sockets_fd))
