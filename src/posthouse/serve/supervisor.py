@@ -78,7 +78,11 @@ def run(admit: Admit, say: Callable[[str], None]) -> int:
         identity.prove_readable((sys.executable, os.__file__, __file__))
         roles = (Role.WORKER, Role.WEB) if config.web.is_on else (Role.WORKER,)
         with contextlib.closing(ForkServer(roles)) as fork_server:
-            return asyncio.run(_serve(admit, admitted, data, listening, fork_server, say))
+
+            async def serve() -> int:  # a Supervisor is made under its event loop
+                return await Supervisor(admit, admitted, data, listening, fork_server, say).run()
+
+            return asyncio.run(serve())
     except (ListenError, PrivilegeError) as error:
         raise CannotStart(str(error)) from error
     except FleetError as error:
@@ -88,18 +92,6 @@ def run(admit: Admit, say: Callable[[str], None]) -> int:
         return error.status
     finally:
         data.release()
-
-
-async def _serve(
-    admit: Admit,
-    admitted: Admitted,
-    data: DataDir,
-    listening: Listening,
-    fork_server: ForkServer,
-    say: Callable[[str], None],
-) -> int:
-    supervisor = Supervisor(admit, admitted, data, listening, fork_server, say)
-    return await supervisor.run()
 
 
 class Supervisor:
