@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fault_syscalls import is_alive
 from posthouse.serve.control import ask
 from posthouse.serve.start import EXIT_BROKEN
 from posthouse_server import children_of, configured, fork_server_of, workers_of
@@ -19,13 +20,6 @@ from serve_fake import greeting, serving, until, write_config
 def _sockets(pid: int) -> set[str]:
     found = (os.readlink(one) for one in Path(f"/proc/{pid}/fd").iterdir())
     return {name for name in found if name.startswith("socket:")}
-
-
-def _is_there(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def _restarts(directory: Path) -> list[int]:
@@ -129,7 +123,7 @@ def test_nobody_is_left_when_the_supervisor_is_killed(tmp_path: Path) -> None:
         left = [fork_server_of(server.process.pid), *workers_of(server.process.pid)]
         assert len(left) == 3
         server.process.kill()
-        until(lambda: not any(map(_is_there, left)))
+        until(lambda: not any(map(is_alive, left)))
 
 
 def test_nobody_is_left_when_the_server_is_told_to_stop(tmp_path: Path) -> None:
@@ -137,7 +131,7 @@ def test_nobody_is_left_when_the_server_is_told_to_stop(tmp_path: Path) -> None:
         server.ready()
         left = [fork_server_of(server.process.pid), *workers_of(server.process.pid)]
         assert server.stop() == 0
-        assert not any(map(_is_there, left))
+        assert not any(map(is_alive, left))
 
 
 def test_killed_fork_server_takes_nobody_along_and_another_comes_when_it_is_needed(tmp_path: Path) -> None:
